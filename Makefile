@@ -1,0 +1,41 @@
+# Everything here makes its own virtual environment; nothing has to be installed first but Python 3.10+.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TESTS  ?= tests
+
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/installed  ## Make .venv with fastq and what its development needs
+
+demo: setup  ## Run a worker on SQLite over the standard library's own files, with a progress bar
+	$(BIN)/python examples/standard_library.py
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## Check style and types, and run the tests
+	$(BIN)/python -m pytest $(TESTS)
+
+soak: setup  ## Run the long tests: minutes of load and random kills
+	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 1800
+
+bench: setup  ## Measure, and print how each figure is taken
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info fastq.db* .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo lint test soak bench clean

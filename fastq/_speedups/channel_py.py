@@ -1,0 +1,277 @@
+"""The pool channel over sockets: one dispatch queue that every child pulls from, with exact accounting.
+
+The parent makes a `Channel` before there are children and passes its descriptors on; every child opens a
+`Seat` on them. Payloads are opaque and known by a ticket, a number above zero that the parent chooses.
+
+* Dispatch is one datagram socket with many readers: whichever child is idle takes the next payload.
+* A child takes under a file lock and, before it lets go, writes the ticket into its place on the board,
+  a small shared file. So a payload is in the socket, or on the board, or was taken by a child that died
+  in between, and the parent, holding the lock, can tell which: there is no doubt about who has what.
+* An ended payload goes back as one datagram, before the place on the board is cleared.
+* A payload too large for a datagram travels as a file without a name, whose descriptor the datagram carries.
+
+What this body can't do: a child that is *stopped* (SIGSTOP) while it holds the lock keeps its siblings from
+taking more until it goes on or is killed; the window is three system calls.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+#: Payloads up to this size travel inside a datagram.
+INLINE_LIMIT = 60_000
+
+_HEAD = struct.Struct("<QIB")  # ticket, child, kind
+_INLINE, _IN_FILE = 0, 1
+_BUFFER = INLINE_LIMIT + _HEAD.size
+_PLACE = 8  # a child's place on the board, in 8-byte words: ticket, since (µs of the monotonic clock)
+_FD_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
+_SOCKET_TYPE = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+
+
+class Burial(NamedTuple):
+    """What became of a dead child's payloads."""
+
+    ended: list[tuple[int, int, bytes]]  # (child, ticket, payload), from any child, as `Channel.take` returns them
+    running: int  # the ticket it was running, or 0
+    unbegun: list[int]  # tickets that are out of the channel without having begun
+
+
+class Channel:
+    """The parent's end. One thread may `take` and `bury` while another puts and withdraws."""
+
+    def __init__(self, children: int, capacity: int) -> None:
+        """Make a channel for up to `children` seats and `capacity` payloads that wait or run.
+
+        Raises OSError when the system has no descriptors or memory left.
+        """
+        self._children = children
+        self._capacity = capacity
+        self._board_file = _nameless_file("fastq-board")
+        os.ftruncate(self._board_file, max(children, 1) * _PLACE * 8)
+        self._board = mmap.mmap(self._board_file, 0)
+        self._places = memoryview(self._board).cast("Q")
+        self._dispatch, self._dispatch_far = socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE)
+        self._ended, self._ended_far = socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE)
+        for end in (self._dispatch, self._dispatch_far, self._ended):
+            end.setblocking(False)
+        for end in (self._dispatch, self._ended_far):
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self._mutex = threading.Lock()
+        self._inside: set[int] = set()  # handed over, and neither ended nor taken back
+        self._ended_buffer = bytearray(_BUFFER)
+        self._dispatch_buffer = bytearray(_BUFFER)
+
+    def fds(self) -> tuple[int, ...]:
+        """Return the descriptors that a child needs; they are to be inherited under the same numbers."""
+        return (self._board_file, self._dispatch_far.fileno(), self._ended_far.fileno())
+
+    def put(self, ticket: int, payload: bytes) -> bool:
+        """Hand over a payload; returns False, and does nothing, when the channel is full or stopped."""
+        with self._mutex:
+            if len(self._inside) >= self._capacity:
+                return False
+            try:
+                _send(self._dispatch, ticket, 0, payload)
+            except (BlockingIOError, BrokenPipeError):
+                return False
+            self._inside.add(ticket)
+            return True
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while an ended payload waits for `take`."""
+        return self._ended.fileno()
+
+    def take(self) -> list[tuple[int, int, bytes]]:
+        """Return (child, ticket, payload) of the ended payloads that are there, without waiting."""
+        return self._drain_ended(1000)
+
+    def withdraw(self) -> list[int]:
+        """Take back everything that no child has taken yet, and return its tickets in order."""
+        with self._mutex:
+            return self._drain_dispatch()
+
+    def running(self) -> list[tuple[int, int, float]]:
+        """Return (child, ticket, since) for every child that has a payload; `since` is monotonic seconds."""
+        found = []
+        for child in range(self._children):
+            ticket, since = self._places[child * _PLACE], self._places[child * _PLACE + 1]
+            if ticket:
+                found.append((child, ticket, since / 1e6))
+        return found
+
+    def bury(self, child: int) -> Burial:
+        """Settle the accounts of a dead child: what it ended, what it was running, what it never began.
+
+        Everything that was waiting comes back too, among `unbegun`, and is to be handed over again.
+        """
+        with self._mutex:
+            fcntl.lockf(self._board_file, fcntl.LOCK_EX)  # no living child is between socket and board now
+            try:
+                unbegun = self._drain_dispatch()
+                running = self._places[child * _PLACE]
+                self._places[child * _PLACE] = 0
+                held = {ticket for _, ticket, _ in self.running()}
+                ended = self._drain_ended()  # after the board: a ticket leaves the board when its end is sent
+            finally:
+                fcntl.lockf(self._board_file, fcntl.LOCK_UN)
+            if running not in self._inside:
+                running = 0
+            strays = self._inside - held - {running}
+            self._inside &= held
+            return Burial(ended, running, sorted(strays.union(unbegun)))
+
+    def stop(self) -> None:
+        """Tell the children that nothing more will come: each leaves once it has ended what it runs."""
+        with self._mutex, suppress(OSError):
+            self._dispatch.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Let go of every descriptor. May be called twice."""
+        self._places.release()
+        with suppress(BufferError, ValueError):
+            self._board.close()
+        for end in (self._dispatch, self._dispatch_far, self._ended, self._ended_far):
+            end.close()
+        if self._board_file >= 0:
+            os.close(self._board_file)
+            self._board_file = -1
+
+    def _drain_dispatch(self) -> list[int]:
+        back = []
+        with suppress(BlockingIOError):
+            while (received := _receive(self._dispatch_far, self._dispatch_buffer)) is not None:
+                self._inside.discard(received[0])
+                back.append(received[0])
+        return back
+
+    def _drain_ended(self, limit: int | None = None) -> list[tuple[int, int, bytes]]:
+        drained: list[tuple[int, int, bytes]] = []
+        while limit is None or len(drained) < limit:
+            try:
+                received = _receive(self._ended, self._ended_buffer)
+            except BlockingIOError:
+                break
+            except (OSError, ValueError):
+                continue  # a child wrote rubbish: its ticket stays inside until the child ends or dies
+            if received is None:
+                break
+            ticket, child, payload = received
+            if ticket in self._inside:  # anything else was settled before, or is a child's invention
+                self._inside.discard(ticket)
+                drained.append((child, ticket, payload))
+        return drained
+
+
+class Seat:
+    """A child's end: `get` a payload, then `end` it, one at a time."""
+
+    def __init__(self, fds: Sequence[int], child: int) -> None:
+        """Take place number `child` on the inherited descriptors of `Channel.fds`."""
+        self._board_file, dispatch, ended = fds
+        self._dispatch = socket.socket(fileno=dispatch)
+        self._ended = socket.socket(fileno=ended)
+        self._board = mmap.mmap(self._board_file, 0)
+        self._places = memoryview(self._board).cast("Q")
+        self._child = child
+        self._at = child * _PLACE
+        self._pid = os.getpid()
+        self._buffer = bytearray(_BUFFER)
+        self._wait = select.poll()
+        self._wait.register(self._dispatch, select.POLLIN)
+
+    def get(self, timeout: float | None = None) -> tuple[int, bytes] | None:
+        """Return the next (ticket, payload), or None after `timeout` seconds without one.
+
+        Raises EOFError once the channel is stopped and empty, and in a process that is only a fork of the child.
+        """
+        while True:
+            if os.getpid() != self._pid:
+                raise EOFError("this process is a fork of a pool child, and has no seat of its own")
+            fcntl.lockf(self._board_file, fcntl.LOCK_EX)
+            try:
+                received = _receive(self._dispatch, self._buffer)
+                if received is not None:
+                    self._places[self._at + 1] = time.monotonic_ns() // 1000
+                    self._places[self._at] = received[0]
+            except BlockingIOError:
+                pass
+            else:
+                if received is None:
+                    raise EOFError("the channel is stopped")
+                return received[0], received[2]
+            finally:
+                fcntl.lockf(self._board_file, fcntl.LOCK_UN)
+            if not self._wait.poll(None if timeout is None else timeout * 1000):
+                return None
+
+    def end(self, ticket: int, payload: bytes) -> None:
+        """Send back what came of a ticket. Raises EOFError where `get` does for a fork, OSError if the pool is gone."""
+        if os.getpid() != self._pid:
+            raise EOFError("this process is a fork of a pool child, and has no seat of its own")
+        _send(self._ended, ticket, self._child, payload)
+        self._places[self._at] = 0
+
+
+def _send(through: socket.socket, ticket: int, child: int, payload: bytes) -> None:
+    if len(payload) <= INLINE_LIMIT:
+        through.send(_HEAD.pack(ticket, child, _INLINE) + payload)
+        return
+    file = _nameless_file("fastq-payload")
+    try:
+        with open(file, "wb", closefd=False) as stream:
+            stream.write(payload)
+        socket.send_fds(through, [_HEAD.pack(ticket, child, _IN_FILE)], [file])
+    finally:
+        os.close(file)
+
+
+def _receive(through: socket.socket, buffer: bytearray) -> tuple[int, int, bytes] | None:
+    """Return (ticket, child, payload), or None at the end of the stream. Raises ValueError for rubbish."""
+    size, ancillary, _, _ = through.recvmsg_into([buffer], _FD_SPACE)
+    if not size:
+        return None
+    files = [fd for level, kind, data in ancillary if kind == socket.SCM_RIGHTS for fd in _descriptors(data)]
+    try:
+        if size < _HEAD.size:
+            raise ValueError(f"a datagram of {size} bytes has no header")
+        ticket, child, kind = _HEAD.unpack_from(buffer)
+        if kind == _INLINE and not files:
+            return ticket, child, bytes(memoryview(buffer)[_HEAD.size : size])
+        if kind != _IN_FILE or len(files) != 1 or size != _HEAD.size:
+            raise ValueError("a datagram is not of the channel's form")
+        with open(files[0], "rb", closefd=False) as stream:
+            stream.seek(0)
+            return ticket, child, stream.read()
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _descriptors(data: bytes) -> array.array[int]:
+    numbers = array.array("i")
+    numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
+    return numbers
+
+
+def _nameless_file(name: str) -> int:
+    """Open a file in memory, or where the system has none, an unlinked one on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    file, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
+    return file

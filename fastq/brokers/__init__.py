@@ -1,0 +1,20 @@
+"""Brokers, one module a system; `open_broker` finds the one for a URL."""
+
+from __future__ import annotations
+
+from fastq.broker import Broker
+from fastq.systems import Opener, Registry
+
+_registry: Registry[Broker] = Registry(
+    kind="broker",
+    group="fastq.brokers",
+    modules={
+        "memory": Opener("fastq.brokers.memory", "MemoryBroker"),
+        "sqlite": Opener("fastq.brokers.sql", "SqlBroker"),
+    },
+)
+
+
+def open_broker(url: str) -> Broker:
+    """Return a client for a broker URL. Raises UnknownScheme, MissingExtra, BrokerUnavailable."""
+    return _registry.open(url)

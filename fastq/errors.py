@@ -1,0 +1,149 @@
+"""Every error that fastq raises, in one tree."""
+
+from __future__ import annotations
+
+
+class FastQError(Exception):
+    """The root: catch this to catch whatever fastq raises on purpose."""
+
+
+# -- configuration ---------------------------------------------------------------------------
+
+
+class ConfigurationError(FastQError):
+    """Raised when a setting, URL, app path or declaration can't be used as it is written."""
+
+
+class UnknownSetting(ConfigurationError):
+    """Raised when a setting's name is not one that fastq has."""
+
+
+class UnknownScheme(ConfigurationError):
+    """Raised when a broker or backend URL names a system that fastq doesn't know."""
+
+
+class MissingExtra(ConfigurationError):
+    """Raised when a feature needs a library that is not installed; the message names the extra."""
+
+
+class AppNotFound(ConfigurationError):
+    """Raised when an app path leads to no app, or to more than one."""
+
+
+class NotSupported(ConfigurationError):
+    """Raised when something is asked of a system that it declares it can't do."""
+
+
+# -- bytes and values ------------------------------------------------------------------------
+
+
+class ProtocolError(FastQError):
+    """Raised when bytes are neither of fastq's envelopes, or break its rules."""
+
+
+class EncodingError(FastQError):
+    """Raised when a value can't be carried by the serializer, or bytes can't be read by it."""
+
+
+class UnknownSerializer(EncodingError):
+    """Raised when no serializer is registered under a name or content type."""
+
+
+class SerializerRefused(EncodingError):
+    """Raised when a serializer exists, but the app doesn't accept it."""
+
+
+# -- brokers and backends --------------------------------------------------------------------
+
+
+class BrokerError(FastQError):
+    """Raised when a broker refuses or fails; the task was not accepted unless said otherwise."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Raised when the broker can't be reached or used; trying again later may help."""
+
+
+class BrokerFull(BrokerError):
+    """Raised when the broker has no room for another message."""
+
+
+class PublishUnknown(BrokerError):
+    """Raised when the connection broke before the broker's answer: the task may or may not run."""
+
+
+class LeaseLost(BrokerError):
+    """Raised when a subscription's lease has ended: its messages may be in other hands by now."""
+
+
+class BackendError(FastQError):
+    """Raised when a result backend refuses or fails."""
+
+
+class BackendUnavailable(BackendError):
+    """Raised when the backend can't be reached or used; trying again later may help."""
+
+
+# -- tasks and results -----------------------------------------------------------------------
+
+
+class TaskError(FastQError):
+    """The root of what a caller may get instead of a task's return value."""
+
+
+class UnknownTask(TaskError):
+    """Raised when a message names a task that the app does not have."""
+
+
+class ResultTimeout(TaskError, TimeoutError):
+    """Raised when a result did not arrive by the caller's deadline; the task may still run."""
+
+
+class RemoteError(TaskError):
+    """Raised at the caller for an exception whose type the caller has not registered.
+
+    ``type_name`` is the dotted name of the remote type and ``message`` its text. The type is never
+    imported because a message names it.
+    """
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+        self.type_name = type_name
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str]]:
+        return (type(self), (self.type_name, self.message))
+
+
+class RemoteTraceback(FastQError):
+    """The cause of a re-raised remote exception: its text is the traceback from the worker."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}" if self.args else ""
+
+
+class TaskLost(TaskError):
+    """Raised at the caller when the process running the task died and the task will not run again."""
+
+
+class TaskRevoked(TaskError):
+    """Raised at the caller when the task was revoked or had expired before it could start."""
+
+
+class DeadLettered(TaskError):
+    """Raised at the caller when the task's message went to the dead letters; the text has the reason."""
+
+
+# -- pools and workers -----------------------------------------------------------------------
+
+
+class PoolError(FastQError):
+    """Raised when a pool can't start or go on."""
+
+
+class AppImportError(PoolError):
+    """Raised when the user's app raised while it was imported; ``traceback`` has the remote text."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback

@@ -1,0 +1,1 @@
+"""The engine: fetches, dispatches, settles and renews around a pool."""
