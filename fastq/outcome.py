@@ -21,6 +21,7 @@ class State(str, enum.Enum):
     FAILURE = "FAILURE"
     REVOKED = "REVOKED"  # revoked, or expired before it could start
     LOST = "LOST"  # its process died, and it will not run again
+    REFUSED = "REFUSED"  # from child to parent only: the message can't be run, and becomes a dead letter
 
     @property
     def terminal(self) -> bool:
@@ -32,7 +33,15 @@ class State(str, enum.Enum):
 
 
 _TERMINAL = frozenset((State.SUCCESS, State.FAILURE, State.REVOKED, State.LOST))
-_CODES = {State.STARTED: 1, State.RETRY: 2, State.SUCCESS: 3, State.FAILURE: 4, State.REVOKED: 5, State.LOST: 6}
+_CODES = {
+    State.STARTED: 1,
+    State.RETRY: 2,
+    State.SUCCESS: 3,
+    State.FAILURE: 4,
+    State.REVOKED: 5,
+    State.LOST: 6,
+    State.REFUSED: 7,
+}
 _STATES = {code: state for state, code in _CODES.items()}
 _PLAIN = "application/json"
 

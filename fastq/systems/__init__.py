@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from fastq.errors import MissingExtra, UnknownScheme
@@ -49,6 +48,8 @@ class Registry(Generic[T]):
     def _find(self, scheme: str, url: str) -> Callable[..., T]:
         opener = self.modules.get(scheme)
         if opener is None:
+            from importlib.metadata import entry_points
+
             for entry in entry_points(group=self.group, name=scheme):
                 return cast("Callable[..., T]", entry.load())
             near = get_close_matches(scheme, self.modules, 1)
