@@ -65,8 +65,9 @@ class Pool(ABC):
 
     @abstractmethod
     def collect(self, deadline: float | None) -> list[Ended]:
-        """Return what has ended, waiting for the first; [] at the deadline or after `interrupt`.
+        """Return what has ended, waiting for the first.
 
+        Returns [] at the deadline, after `interrupt`, and when a child came or went without ending anything.
         Dead children are replaced in here. Raises PoolError when the pool can't go on.
         """
 

@@ -264,7 +264,7 @@ def _moment(what: str, when: float | datetime | None, now: int) -> int:
         return 0
     if isinstance(when, datetime):
         moment = time_us(when)
-    elif not isinstance(when, (int, float)) or not 0 <= when < 1e10:
+    elif not 0 <= when < 1e10:
         raise ConfigurationError(f"{what} is {when!r}; it takes seconds from now, 0 or more")
     else:
         moment = now + round(when * 1e6)

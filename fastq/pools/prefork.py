@@ -95,14 +95,15 @@ class PreforkPool(Pool):
         while True:
             ready = {fd for fd, _ in self._waiting.poll(self._patience(deadline))}
             ended = self._ended(self._channel.take()) if self._channel.fileno() in ready else []
-            if self._template.fileno() in ready:
+            heard = self._template.fileno() in ready
+            if heard:
                 ended += self._hear()
             self._put_again()
             self._fork_wanted()
             if self._interrupted in ready:
                 os.read(self._interrupted, 4096)
                 return ended
-            if ended or (deadline is not None and time.monotonic() >= deadline):
+            if ended or heard or (deadline is not None and time.monotonic() >= deadline):
                 return ended
 
     def withdraw(self) -> list[int]:
