@@ -108,6 +108,11 @@ class Message(NamedTuple):
         return str(uuid.UUID(bytes=self.id))
 
 
+def binary(frame: bytes, message: Message) -> bytes:
+    """Return the binary envelope of a message that was decoded from `frame`, which may be JSON."""
+    return message.encode() if frame[:1] in _JSON_FIRST else frame
+
+
 def now_us() -> int:
     """Return the present time in microseconds since the epoch."""
     return time.time_ns() // 1000

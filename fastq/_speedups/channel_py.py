@@ -85,11 +85,14 @@ class Channel:
         with self._mutex:
             if len(self._inside) >= self._capacity:
                 return False
+            self._inside.add(ticket)  # before it is sent: its end may be back, in another thread, at once
             try:
                 _send(self._dispatch, ticket, 0, payload)
-            except (BlockingIOError, BrokenPipeError):
-                return False
-            self._inside.add(ticket)
+            except OSError as error:
+                self._inside.discard(ticket)
+                if isinstance(error, (BlockingIOError, BrokenPipeError)):
+                    return False
+                raise
             return True
 
     def fileno(self) -> int:

@@ -1,0 +1,67 @@
+"""Signals: SIGTERM and SIGINT ask a worker to finish, a second SIGINT or SIGQUIT to stop at once."""
+
+from __future__ import annotations
+
+import enum
+import os
+import select
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+
+class Wish(enum.IntEnum):
+    """What a worker's main thread is woken for, the stronger the higher."""
+
+    NOTHING = 0
+    FINISH = 1  # end what runs, hand back the rest
+    NOW = 2
+    FAILED = 3  # a background loop broke
+
+
+class Wishes:
+    """A mailbox of wishes, with signals among the senders while it is entered as a context manager.
+
+    A handler does nothing but write a byte to a pipe: no lock is taken, no user code is interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        self._strongest = Wish.NOTHING
+        self._before: dict[int, object] = {}
+
+    def send(self, wish: Wish) -> None:
+        """Wake the waiter. Any thread may call this."""
+        with suppress(BlockingIOError):
+            os.write(self._write, bytes([wish]))
+
+    def wait(self, above: Wish, deadline: float | None = None) -> Wish:
+        """Return the strongest wish so far, once it is stronger than `above`, or at the deadline."""
+        while self._strongest <= above:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._read], [], [], left)[0]:
+                break
+            self._strongest = max(self._strongest, *map(Wish, os.read(self._read, 4096)))
+        return self._strongest
+
+    def __enter__(self) -> Wishes:  # noqa: PYI034 - Self is in typing from Python 3.11 on
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
+        self._before.clear()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        again = number == signal.SIGINT and self._interrupted
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        self.send(Wish.NOW if again or number == signal.SIGQUIT else Wish.FINISH)
+
+    _interrupted = False

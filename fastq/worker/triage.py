@@ -1,0 +1,115 @@
+"""What is to be done about a fetched message, from its envelope alone: run it, or one of the other ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastq.broker import Action, Decision, Delivery
+from fastq.completion import Completed
+from fastq.errors import DeadLettered, FastQError, ProtocolError, TaskRevoked
+from fastq.failure import Failure
+from fastq.message import Message, now_us
+from fastq.outcome import Outcome, State
+from fastq.pool import TaskInfo
+from fastq.settings import Settings
+
+logger = logging.getLogger("fastq.worker")
+
+_EARLY_US = 1_000  # a message that is due within this time counts as due
+_HOLD_S = 5.0  # how long an unknown task waits before it is offered again
+_REMEMBERED = 10_000  # unknown tasks whose first sight is remembered
+
+
+@dataclass(slots=True)
+class Flight:
+    """A message on its way through the worker."""
+
+    delivery: Delivery
+    message: Message
+    info: TaskInfo
+    handed_back: bool = False  # broken off by a shutdown: not charged
+    admitted: bool = False  # the broker was told of the start, where that comes first
+
+    @property
+    def careful(self) -> bool:
+        """Whether the broker is to be told before this starts: an early task, or one that may kill its worker."""
+        return self.early or self.delivery.suspect
+
+    @property
+    def early(self) -> bool:
+        """Whether it is acknowledged before it runs."""
+        return self.info.ack == "early"
+
+    @property
+    def ignores_result(self) -> bool:
+        """Whether nothing is to be remembered of it."""
+        return self.message.ignore_result or self.info.ignore_result
+
+
+class Triage:
+    """Decides about deliveries; keeps nothing but when it first saw which unknown task."""
+
+    def __init__(self, tasks: Mapping[str, TaskInfo], settings: Settings) -> None:
+        self._tasks = tasks
+        self._settings = settings
+        self._first_seen: OrderedDict[bytes, float] = OrderedDict()
+
+    def sort(self, delivery: Delivery) -> Flight | Completed:
+        """Return a flight that can start, or else what is to be done."""
+        if len(delivery.frame) > self._settings.max_message_bytes:
+            return dead(delivery, None, f"{len(delivery.frame)} bytes are over the limit of max_message_bytes")
+        try:
+            message = Message.decode(delivery.frame)
+        except ProtocolError as error:
+            return dead(delivery, None, str(error))
+        if delivery.crashes >= self._settings.max_deliveries:
+            return dead(delivery, message, f"{delivery.crashes} of its attempts ended with the death of their process")
+        now = now_us()
+        if message.expires and message.expires <= now:
+            logger.warning("Task %s[%s] expired before it could start", message.task, message.uuid)
+            return Completed(
+                Decision(delivery), failed(message, TaskRevoked("expired before it could start"), State.REVOKED)
+            )
+        if message.eta > now + _EARLY_US:
+            return Completed(Decision(delivery, Action.RETRY, due=message.eta), None)
+        info = self._tasks.get(message.task)
+        if info is None:
+            return self._unknown(delivery, message)
+        return Flight(delivery, message._replace(crashes=delivery.crashes) if delivery.crashes else message, info)
+
+    def _unknown(self, delivery: Delivery, message: Message) -> Completed:
+        """Hold a task that this worker doesn't know, so that a newer worker may take it, and then give it up."""
+        now = time.monotonic()
+        seen = self._first_seen.setdefault(message.id, now)
+        grace = self._settings.unknown_task_grace_s
+        if now - seen < grace:
+            if seen == now:
+                logger.warning("Task %s[%s] is not known here; held for up to %g s", message.task, message.uuid, grace)
+            while len(self._first_seen) > _REMEMBERED:
+                self._first_seen.popitem(last=False)
+            hold_us = int(min(_HOLD_S, max(0.05, grace / 10)) * 1e6)
+            return Completed(Decision(delivery, Action.RETRY, due=now_us() + hold_us), None)
+        del self._first_seen[message.id]
+        return dead(
+            delivery, message, f"the task {message.task!r} is not known to this worker, nor was it within {grace:g} s"
+        )
+
+
+def dead(delivery: Delivery, message: Message | None, reason: str) -> Completed:
+    """Give a message up: to the dead letters with it, and a failure for whoever waits."""
+    name = f"Task {message.task}[{message.uuid}]" if message else f"A message in {delivery.queue!r}"
+    logger.error("%s goes to the dead letters: %s", name, reason)
+    outcome = failed(message, DeadLettered(f"{name} went to the dead letters: {reason}")) if message else None
+    return Completed(Decision(delivery, Action.DEAD, reason=reason), outcome)
+
+
+def failed(message: Message, error: FastQError, state: State = State.FAILURE) -> Outcome | None:
+    """Return the outcome of a message that did not run to its end; None where results are ignored."""
+    if message.ignore_result:
+        return None
+    body = Failure.of(error).encode()
+    return Outcome(message.id, state, body, attempt=message.attempt, group=message.extras.group, finished_at=now_us())
