@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,10 +32,21 @@ _TEMPLATE_STARTS = 5  # how often a template that dies is started again before t
 
 
 class PreforkPool(Pool):
-    """Runs tasks in processes. `app` and `folder` are what `fastq.discovery.find_app` takes."""
+    """Runs tasks in processes.
 
-    def __init__(self, app: str | None, *, folder: str = ".", capacity: int = 2000, log_level: str = "INFO") -> None:
-        self._arguments = [app or "", folder, log_level]
+    `app` and `folder` are what `fastq.discovery.find_app` takes; `overrides` are settings that win over the
+    app's own. `log_level` and `json_logs` are what `fastq.worker.logs.set_up` takes, for the pool's processes.
+    """
+
+    def __init__(
+        self, app: str | None, *, folder: str = ".", overrides: Mapping[str, Any] | None = None, capacity: int = 2000,
+        log_level: str = "INFO", json_logs: bool = False,
+    ) -> None:  # fmt: skip
+        options = {
+            "app": app, "folder": folder, "overrides": dict(overrides or {}), "log_level": log_level,
+            "json_logs": json_logs,
+        }  # fmt: skip
+        self._arguments = json.dumps(options)
         self._capacity = capacity
         self._template: _TemplateProcess | None = None
         self._channel: Channel | None = None
@@ -45,6 +56,7 @@ class PreforkPool(Pool):
         self._again: deque[int] = deque()  # tickets to be put into the channel once more
         self._brake = _Brake()
         self._wanted: list[tuple[float, int]] = []  # (when, child) to be forked
+        self._unborn: set[int] = set()  # children that `start` waits for
         self._template_deaths = 0
         self._quiet = False
         self._interrupted, self._interrupt = os.pipe()
@@ -55,8 +67,14 @@ class PreforkPool(Pool):
 
     # -- start ------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Start the import of the app, for which `load` then waits. Raises PoolError."""
+        if self._template is None:
+            self._template = _TemplateProcess(self._arguments)
+
     def load(self) -> Manifest:
-        self._template = _TemplateProcess(self._arguments)
+        self.begin()
+        assert self._template is not None
         return self._template.manifest()
 
     def start(self, children: int) -> None:
@@ -68,8 +86,11 @@ class PreforkPool(Pool):
         self._size = children
         self._waiting.register(self._channel.fileno(), select.POLLIN)
         self._open_template()
+        self._unborn = set(range(children))
         for child in range(children):
             self._template.order({"fork": child})
+        while self._unborn:
+            self.collect(None)
 
     def _open_template(self) -> None:
         assert self._template is not None
@@ -167,6 +188,7 @@ class PreforkPool(Pool):
         for item in news:
             if "born" in item:
                 self._pids[item["born"]] = item["pid"]
+                self._unborn.discard(item["born"])
             elif "died" in item:
                 ended += self._child_died(item["died"], item["pid"], describe(item["status"]))
         return ended
@@ -271,10 +293,10 @@ class _Brake:
 class _TemplateProcess:
     """The parent's end of a template."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: str) -> None:
         self._control, far = socket.socketpair()
         self._input = b""
-        command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno()), *arguments]
+        command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno()), arguments]
         try:
             # A session of its own: a terminal's ^C is for the parent alone, and the group can be killed whole.
             self._process = subprocess.Popen(  # noqa: S603 - our own module

@@ -8,7 +8,7 @@ talks with the parent over a stream socket, a JSON object a line:
 * from the parent: ``{"seats": true}`` with the channel's descriptors, ``{"fork": index}``, ``{"kill": index}``.
 
 When the parent is gone, so is the other end of the socket: the template kills the whole process group.
-Run as ``python -m fastq.pools.template SOCKET APP FOLDER LEVEL``.
+Run as ``python -m fastq.pools.template SOCKET ARGUMENTS``, the latter a JSON object that `PreforkPool` writes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from setproctitle import setproctitle
@@ -35,6 +36,7 @@ from fastq.discovery import find_app
 from fastq.errors import AppImportError, FastQError
 from fastq.pools import child
 from fastq.settings import fields_of
+from fastq.worker import logs
 
 logger = logging.getLogger("fastq.template")
 
@@ -158,12 +160,14 @@ def _manifest(app: FastQ) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Import the app, say what is in it, and serve."""
     control = socket.socket(fileno=int(arguments[0]))
-    path, folder, level = arguments[1:4]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = json.loads(arguments[1])
+    setproctitle("fastq: template")  # the arguments may hold a password
+    logs.set_up(options["log_level"], as_json=options["json_logs"])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     try:
-        app = find_app(path or None, folder)
+        app = find_app(options["app"], options["folder"])
+        app.settings = replace(app.settings, **options["overrides"])
     except FastQError as error:
         failed = {"kind": type(error).__name__, "message": str(error)}
         failed["traceback"] = error.traceback if isinstance(error, AppImportError) else ""

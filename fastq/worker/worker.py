@@ -103,6 +103,7 @@ class Worker:
         self._pool.start(self._children)
         for loop in (self._lease, self._settler, self._fetcher):
             loop.start()
+        logger.info("Ready")
 
     def stop_soon(self, *, now: bool = False) -> None:
         """Ask `run` to stop: at once, or when what runs has ended. Any thread may call this."""
