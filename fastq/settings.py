@@ -7,6 +7,7 @@ What an argument says wins over ``FASTQ_*`` variables, and they win over the fil
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ class Settings:
         if self.ack not in ("late", "early"):
             raise ConfigurationError(f"ack is {self.ack!r}; it takes 'late' or 'early'")
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes {least} or more")
 
     @property
