@@ -1,0 +1,1 @@
+"""Benchmarks; ``README.rst`` says how each figure is taken."""
