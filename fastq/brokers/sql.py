@@ -43,6 +43,8 @@ class SqlBroker(Broker):
         self._publish([New(queue, frame, 9, 0) for frame in frames])
 
     def _publish(self, news: Sequence[New]) -> None:
+        if not news:
+            return
         committing = False
         try:
             with self.system.write(BrokerUnavailable) as connection:

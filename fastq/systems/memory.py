@@ -66,6 +66,11 @@ class MemorySystem:
         self.arrived.wait(max(min(waits), 0.001) if waits else None)
         return True
 
+    def wake(self) -> None:
+        """Make all waiters look again, as when the clock was set."""
+        with self.held():
+            self.arrived.notify_all()
+
     def settle(self, lease: Lease, decisions: Sequence[Decision]) -> list[Delivery]:
         """Carry out decisions; return the deliveries that the lease does not hold any more."""
         with self.held() as now:

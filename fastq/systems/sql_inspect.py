@@ -71,8 +71,8 @@ def oldest_us(connection: Connection, queue: str, now: int) -> int:
 def queues(connection: Connection, now: int) -> list[QueueInfo]:
     """Return the queues that hold something, in numbers."""
     counts = {(queue, state): count for queue, state, count in connection.execute(_counts)}
-    overdue: dict[str, int] = dict(connection.execute(_overdue, {"now": now}).tuples())
-    letters: dict[str, int] = dict(connection.execute(_dead_counts).tuples())
+    overdue: dict[str, int] = {row[0]: row[1] for row in connection.execute(_overdue, {"now": now})}
+    letters: dict[str, int] = {row[0]: row[1] for row in connection.execute(_dead_counts)}
     return [
         QueueInfo(
             name,

@@ -43,13 +43,12 @@ _publish = insert(messages).values(owner=0, fence=0, crashes=0, recovered=0, beg
 
 
 def publish(connection: Connection, news: Iterable[New], now: int) -> None:
-    """Add messages in their order."""
+    """Add messages, of which there is one at least, in their order."""
     rows = [
         {"queue": queue, "state": DELAYED if due > now else READY, "rank": rank, "due": max(due, now), "frame": frame}
         for queue, frame, rank, due in news
     ]
-    if rows:
-        connection.execute(_publish, rows)
+    connection.execute(_publish, rows)
 
 
 # -- leases -----------------------------------------------------------------------------------------

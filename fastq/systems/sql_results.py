@@ -54,7 +54,8 @@ def store(connection: Connection, outcomes: Iterable[Outcome], now: int, expires
         }
         for outcome in outcomes
     ]
-    connection.execute(_store, rows)
+    if rows:
+        connection.execute(_store, rows)
 
 
 def expire(connection: Connection, now: int, most: int) -> None:
