@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "fastq/_speedups"
-HEADERS = {"frames_c": ["frames.h"]}
+HEADERS = {"frames_c": ["frames.h"], "channel_c": ["channel.h"]}
 
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra"]
 # What Cython writes draws these; `make sanitize` compiles our own headers without the exceptions.

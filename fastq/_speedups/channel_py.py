@@ -17,6 +17,7 @@ taking more until it goes on or is killed; the window is three system calls.
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import mmap
 import os
@@ -34,6 +35,8 @@ from typing import NamedTuple
 #: Payloads up to this size travel inside a datagram.
 INLINE_LIMIT = 60_000
 
+MAX_CHILDREN, MAX_CAPACITY = 4095, 65_535
+
 _HEAD = struct.Struct("<QIB")  # ticket, child, kind
 _INLINE, _IN_FILE = 0, 1
 _BUFFER = INLINE_LIMIT + _HEAD.size
@@ -50,18 +53,30 @@ class Burial(NamedTuple):
     unbegun: list[int]  # tickets that are out of the channel without having begun
 
 
+class Salvage(NamedTuple):
+    """What became of all payloads when the channel was rebuilt."""
+
+    ended: list[tuple[int, int, bytes]]
+    doubtful: list[int]  # tickets that may have begun, and of which no outcome was found
+    unbegun: list[int]
+
+
 class Channel:
     """The parent's end. One thread may `take` and `bury` while another puts and withdraws."""
 
     def __init__(self, children: int, capacity: int) -> None:
         """Make a channel for up to `children` seats and `capacity` payloads that wait or run.
 
-        Raises OSError when the system has no descriptors or memory left.
+        Raises OSError when the system has no descriptors or memory left, ValueError for numbers out of range.
         """
+        if not (0 < children <= MAX_CHILDREN and 0 < capacity <= MAX_CAPACITY):
+            raise ValueError(
+                f"a channel has 1 to {MAX_CHILDREN} children and a capacity of 1 to {MAX_CAPACITY}, "
+                f"not {children} and {capacity}"
+            )
         self._children = children
         self._capacity = capacity
-        self._board_file = _nameless_file("fastq-board")
-        os.ftruncate(self._board_file, max(children, 1) * _PLACE * 8)
+        self._board_file = nameless_file("fastq-board", children * _PLACE * 8)
         self._board = mmap.mmap(self._board_file, 0)
         self._places = memoryview(self._board).cast("Q")
         self._dispatch, self._dispatch_far = socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE)
@@ -81,7 +96,9 @@ class Channel:
         return (self._board_file, self._dispatch_far.fileno(), self._ended_far.fileno())
 
     def put(self, ticket: int, payload: bytes) -> bool:
-        """Hand over a payload; returns False, and does nothing, when the channel is full or stopped."""
+        """Hand over a payload; returns False, and does nothing, when the channel is full, stopped or damaged."""
+        _check_ticket(ticket)
+        self._check_open()
         with self._mutex:
             if len(self._inside) >= self._capacity:
                 return False
@@ -100,16 +117,23 @@ class Channel:
         return self._ended.fileno()
 
     def take(self) -> list[tuple[int, int, bytes]]:
-        """Return (child, ticket, payload) of the ended payloads that are there, without waiting."""
+        """Return (child, ticket, payload) of the ended payloads that are there, without waiting.
+
+        Raises BufferError when the shared memory is damaged: kill the children, then `rebuild`. (This body
+        has next to nothing in shared memory, and never does.)
+        """
+        self._check_open()
         return self._drain_ended(1000)
 
     def withdraw(self) -> list[int]:
         """Take back everything that no child has taken yet, and return its tickets in order."""
+        self._check_open()
         with self._mutex:
             return self._drain_dispatch()
 
     def running(self) -> list[tuple[int, int, float]]:
         """Return (child, ticket, since) for every child that has a payload; `since` is monotonic seconds."""
+        self._check_open()
         found = []
         for child in range(self._children):
             ticket, since = self._places[child * _PLACE], self._places[child * _PLACE + 1]
@@ -118,10 +142,15 @@ class Channel:
         return found
 
     def bury(self, child: int) -> Burial:
-        """Settle the accounts of a dead child: what it ended, what it was running, what it never began.
+        """Settle the accounts of a dead child, before another takes its place: what it ended, what it was
+        running, what it never began.
 
-        Everything that was waiting comes back too, among `unbegun`, and is to be handed over again.
+        In this body everything that was waiting comes back too, among `unbegun`, and is to be handed over again.
+        Raises BufferError like `take`.
         """
+        self._check_open()
+        if not 0 <= child < self._children:
+            raise ValueError(f"there is no child {child}")
         with self._mutex:
             fcntl.lockf(self._board_file, fcntl.LOCK_EX)  # no living child is between socket and board now
             try:
@@ -138,6 +167,20 @@ class Channel:
             self._inside &= held
             return Burial(ended, running, sorted(strays.union(unbegun)))
 
+    def rebuild(self) -> Salvage:
+        """Begin afresh with the same descriptors, after damage, when all the children are dead."""
+        self._check_open()
+        with self._mutex:
+            unbegun = self._drain_dispatch()
+            held = [ticket for _, ticket, _ in self.running() if ticket in self._inside]
+            for child in range(self._children):
+                self._places[child * _PLACE] = 0
+            ended = self._drain_ended()
+            doubtful = [ticket for ticket in held if ticket in self._inside]
+            unbegun += sorted(self._inside.difference(doubtful))
+            self._inside.clear()
+            return Salvage(ended, doubtful, unbegun)
+
     def stop(self) -> None:
         """Tell the children that nothing more will come: each leaves once it has ended what it runs."""
         with self._mutex, suppress(OSError):
@@ -153,6 +196,10 @@ class Channel:
         if self._board_file >= 0:
             os.close(self._board_file)
             self._board_file = -1
+
+    def _check_open(self) -> None:
+        if self._board_file < 0:
+            raise OSError(errno.EBADF, "the channel is closed")
 
     def _drain_dispatch(self) -> list[int]:
         back = []
@@ -186,6 +233,8 @@ class Seat:
     def __init__(self, fds: Sequence[int], child: int) -> None:
         """Take place number `child` on the inherited descriptors of `Channel.fds`."""
         self._board_file, dispatch, ended = fds
+        if not 0 <= child < os.fstat(self._board_file).st_size // (_PLACE * 8):
+            raise ValueError(f"there is no child {child}")
         self._dispatch = socket.socket(fileno=dispatch)
         self._ended = socket.socket(fileno=ended)
         self._board = mmap.mmap(self._board_file, 0)
@@ -193,6 +242,7 @@ class Seat:
         self._child = child
         self._at = child * _PLACE
         self._pid = os.getpid()
+        self._ticket = 0
         self._buffer = bytearray(_BUFFER)
         self._wait = select.poll()
         self._wait.register(self._dispatch, select.POLLIN)
@@ -200,11 +250,13 @@ class Seat:
     def get(self, timeout: float | None = None) -> tuple[int, bytes] | None:
         """Return the next (ticket, payload), or None after `timeout` seconds without one.
 
-        Raises EOFError once the channel is stopped and empty, and in a process that is only a fork of the child.
+        Raises EOFError once the channel is stopped and empty, and in a process that is only a fork of the
+        child; BufferError when the shared memory is damaged.
         """
+        self._check_process()
+        if self._ticket:
+            raise RuntimeError("a child has one payload at a time, and has not ended the last")
         while True:
-            if os.getpid() != self._pid:
-                raise EOFError("this process is a fork of a pool child, and has no seat of its own")
             fcntl.lockf(self._board_file, fcntl.LOCK_EX)
             try:
                 received = _receive(self._dispatch, self._buffer)
@@ -216,6 +268,7 @@ class Seat:
             else:
                 if received is None:
                     raise EOFError("the channel is stopped")
+                self._ticket = received[0]
                 return received[0], received[2]
             finally:
                 fcntl.lockf(self._board_file, fcntl.LOCK_UN)
@@ -223,18 +276,34 @@ class Seat:
                 return None
 
     def end(self, ticket: int, payload: bytes) -> None:
-        """Send back what came of a ticket. Raises EOFError where `get` does for a fork, OSError if the pool is gone."""
+        """Send back what came of a ticket.
+
+        Raises ValueError for a ticket that this child doesn't have, EOFError where `get` does for a fork. After
+        any OSError but EPIPE, when the pool is gone, the ticket can be ended with a smaller payload.
+        """
+        self._check_process()
+        _check_ticket(ticket)
+        if ticket != self._ticket:
+            raise ValueError(f"this child doesn't have ticket {ticket}")
+        _send(self._ended, ticket, self._child, payload)
+        self._ticket = 0
+        self._places[self._at] = 0
+
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise EOFError("this process is a fork of a pool child, and has no seat of its own")
-        _send(self._ended, ticket, self._child, payload)
-        self._places[self._at] = 0
+
+
+def _check_ticket(ticket: int) -> None:
+    if not 0 < ticket < 1 << 64:
+        raise ValueError(f"a ticket is a number from 1 to 2**64 - 1, not {ticket}")
 
 
 def _send(through: socket.socket, ticket: int, child: int, payload: bytes) -> None:
     if len(payload) <= INLINE_LIMIT:
         through.send(_HEAD.pack(ticket, child, _INLINE) + payload)
         return
-    file = _nameless_file("fastq-payload")
+    file = nameless_file("fastq-payload")
     try:
         with open(file, "wb", closefd=False) as stream:
             stream.write(payload)
@@ -271,10 +340,25 @@ def _descriptors(data: bytes) -> array.array[int]:
     return numbers
 
 
-def _nameless_file(name: str) -> int:
-    """Open a file in memory, or where the system has none, an unlinked one on disk."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(name)
-    file, path = tempfile.mkstemp(prefix=name)
-    os.unlink(path)
+def nameless_file(name: str, size: int = 0) -> int:
+    """Open a file of `size` bytes in memory, or where that is not permitted, an unlinked one on disk."""
+    try:
+        file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (OSError, AttributeError):  # forbidden by a sandbox, or another system than Linux
+        file, path = tempfile.mkstemp(prefix=name)
+        os.unlink(path)
+        settle = os.posix_fallocate  # a full disk is an error now, and not a signal when the memory is used
+    else:
+        settle = _size_for_good
+    try:
+        if size:
+            settle(file, 0, size)
+    except BaseException:
+        os.close(file)
+        raise
     return file
+
+
+def _size_for_good(file: int, _: int, size: int) -> None:
+    os.ftruncate(file, size)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # no child can take mapped memory away
