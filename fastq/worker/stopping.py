@@ -24,20 +24,23 @@ class Wish(enum.IntEnum):
 class Wishes:
     """A mailbox of wishes, with signals among the senders while it is entered as a context manager.
 
-    A handler does nothing but write a byte to a pipe: no lock is taken, no user code is interrupted.
+    A handler does nothing but write a byte to a pipe: no user code is interrupted by it. It serves once.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
+        self._closing = threading.Lock()  # so that `send` never writes to a descriptor that is another's by now
+        self._interrupted = False
         self._strongest = Wish.NOTHING
         self._before: dict[int, object] = {}
 
     def send(self, wish: Wish) -> None:
-        """Wake the waiter. Any thread may call this."""
-        with suppress(BlockingIOError):
-            os.write(self._write, bytes([wish]))
+        """Wake the waiter; without effect once nobody waits any more. Any thread may call this."""
+        with self._closing, suppress(BlockingIOError):
+            if self._write >= 0:
+                os.write(self._write, bytes([wish]))
 
     def wait(self, above: Wish, deadline: float | None = None) -> Wish:
         """Return the strongest wish so far, once it is stronger than `above`, or at the deadline."""
@@ -58,10 +61,12 @@ class Wishes:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
         self._before.clear()
+        with self._closing:
+            for end in (self._read, self._write):
+                os.close(end)
+            self._read = self._write = -1
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and self._interrupted
         self._interrupted = self._interrupted or number == signal.SIGINT
         self.send(Wish.NOW if again or number == signal.SIGQUIT else Wish.FINISH)
-
-    _interrupted = False
