@@ -66,8 +66,9 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+        exception = self.formatException(record.exc_info) if record.exc_info else getattr(record, "exception", "")
+        if exception:
+            entry["exception"] = exception
         return json.dumps(entry)
 
 

@@ -31,7 +31,7 @@ class Wishes:
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
-        self._closing = threading.Lock()  # so that `send` never writes to a descriptor that is another's by now
+        self._closing = threading.RLock()  # `send` never writes to a closed descriptor; a handler may interrupt another
         self._interrupted = False
         self._strongest = Wish.NOTHING
         self._before: dict[int, object] = {}
