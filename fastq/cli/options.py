@@ -1,0 +1,56 @@
+"""Options that several commands take, and the app that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from fastq.app import FastQ
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WHERE = (
+    click.option("-A", "--app", envvar="FASTQ_APP", show_envvar=True, metavar="MODULE:APP",
+                 help="The app, as shop.tasks:app; its module alone is enough where it holds one app."),
+    click.option("--folder", default=".", metavar="DIR", help="Where the app's modules are; by default, here."),
+    click.option("--broker", metavar="URL", help="Use this broker, whatever the app and the settings say."),
+    click.option("--backend", metavar="URL", help="Use this result backend; by default, the broker's URL."),
+)  # fmt: skip
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+wait = click.option("--wait", is_flag=True, help="Wait until the task has ended.")
+timeout = click.option("--timeout", type=float, metavar="S", help="Wait, for so many seconds at most.")
+
+
+def where(command: F) -> F:
+    """Add the options that say which app, which broker and which backend."""
+    for option in reversed(_WHERE):
+        command = option(command)
+    return command
+
+
+def client(app: str | None, folder: str, broker: str | None, backend: str | None) -> FastQ:
+    """Return the app that a command speaks for: the one named, or else one with no tasks and just settings.
+
+    Naming an app imports its module, here.
+    """
+    from fastq.app import FastQ
+    from fastq.discovery import find_app
+    from fastq.worker import logs
+
+    logs.set_up("ERROR", as_json=False)
+    overrides = given(broker=broker, backend=backend)
+    if app is None:
+        return FastQ(**overrides)
+    found = find_app(app, folder)
+    found.settings = replace(found.settings, **overrides)
+    return found
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,44 @@
+"""``fastq purge``: delete what waits in queues."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fastq.cli import options
+from fastq.errors import ProtocolError
+from fastq.message import check_queue
+from fastq.systems import mask
+from fastq.worker.logs import escape
+
+
+def _queue_names(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(map(check_queue, value)))
+    except ProtocolError as error:
+        raise click.BadParameter(str(error), ctx, parameter) from error
+
+
+@click.command(short_help="Delete what waits in queues.")
+@click.argument("queues", nargs=-1, required=True, callback=_queue_names, metavar="QUEUE...")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@options.where
+def command(
+    queues: tuple[str, ...], yes: bool, app: str | None, folder: str, broker: str | None, backend: str | None
+) -> int:
+    """Delete the messages that wait in queues, due and delayed. What workers have in hand is left alone.
+
+    Asks first. Where nobody can be asked, in a script, --yes is needed.
+    """
+    with options.client(app, folder, broker, backend) as client:
+        if not yes:
+            depths = ", ".join(f"{client.broker.depth(queue)} in {queue}" for queue in queues)
+            at = escape(mask(client.settings.broker))
+            if not sys.stdin.isatty():
+                raise click.UsageError(f"Nothing was deleted ({depths}, at {at}): nobody can be asked here; add --yes")
+            click.confirm(f"Delete what waits for good ({depths}, at {at})?", abort=True, err=True)
+        for queue in queues:
+            count = client.broker.purge(queue)
+            click.echo(f"{queue}: {count} {'message' if count == 1 else 'messages'} deleted")
+    return 0
