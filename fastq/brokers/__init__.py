@@ -18,3 +18,8 @@ _registry: Registry[Broker] = Registry(
 def open_broker(url: str) -> Broker:
     """Return a client for a broker URL. Raises UnknownScheme, MissingExtra, BrokerUnavailable."""
     return _registry.open(url)
+
+
+def import_broker(url: str) -> None:
+    """Import what `open_broker` will need for a URL. Raises UnknownScheme, MissingExtra."""
+    _registry.find(url)

@@ -38,12 +38,16 @@ class Registry(Generic[T]):
 
     def open(self, url: str, **options: Any) -> T:
         """Return an instance for `url`. Raises UnknownScheme, MissingExtra, or what the class raises."""
+        return self.find(url)(url, **options)
+
+    def find(self, url: str) -> Callable[..., T]:
+        """Import and return the class for `url`. Raises UnknownScheme, MissingExtra."""
         match = _SCHEME.match(url)
         if match is None:
             raise UnknownScheme(
                 f"{mask(url)!r} is not a {self.kind} URL: it has the form scheme://…, as sqlite:///fastq.db"
             )
-        return self._find(match[1].lower(), url)(url, **options)
+        return self._find(match[1].lower(), url)
 
     def _find(self, scheme: str, url: str) -> Callable[..., T]:
         opener = self.modules.get(scheme)
