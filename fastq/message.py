@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import reprlib
 import struct
 import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ _KNOWN_FLAGS = IGNORE_RESULT
 _NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._:-]{1,255}", re.ASCII)
 _MAX_MICROSECONDS = 253_402_300_799_999_999  # the last of the year 9999
+_NOBODY = bytes(16)  # the nil UUID, which names nothing
 
 
 class Extras(NamedTuple):
@@ -64,15 +68,18 @@ class Message(NamedTuple):
     def encode(self) -> bytes:
         """Return the binary envelope. Raises ProtocolError for a field that it can't carry."""
         check_queue(self.queue)
+        check_task(self.task)
         content = CONTENT_CODES.get(self.content_type, 0)
-        extras = b"" if content and self.extras is NO_EXTRAS else _pack_extras(self.extras, content, self.content_type)
         try:
+            check_times(self.enqueued_at, self.eta, self.expires)
+            plain = content and self.extras is NO_EXTRAS
+            extras = b"" if plain else _pack_extras(self.extras, content, self.content_type)
             return _speedups.pack_call(
                 self.id, self.task, self.queue, self.body, content, IGNORE_RESULT if self.ignore_result else 0,
                 self.priority, self.enqueued_at, self.eta, self.expires, self.reply_to, self.attempt, self.crashes,
                 extras,
             )  # fmt: skip
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # orjson's errors are the one and the other
             raise ProtocolError(f"Task {self.task!r} can't be put into a message: {error}") from error
 
     @classmethod
@@ -87,13 +94,10 @@ class Message(NamedTuple):
             ) = _speedups.unpack_call(frame)  # fmt: skip
             if flags & ~_KNOWN_FLAGS:
                 raise ValueError(f"unknown flags {flags:#x}")
+            check_times(enqueued_at, eta, expires)
             extras, content_name = _unpack_extras(packed) if packed else (NO_EXTRAS, "")
-            if bool(content) == bool(content_name):
-                raise ValueError("the content type is to be named once")
-            content_type = CONTENT_TYPES[content] if content else content_name
-        except KeyError:
-            raise ProtocolError(f"Not a fastq message: content type {content} is not known here") from None
-        except ValueError as error:
+            content_type = content_type_of(content, content_name)
+        except (ValueError, TypeError) as error:
             raise ProtocolError(f"Not a fastq message: {error}") from error
         check_queue(queue)
         check_task(task)
@@ -118,38 +122,65 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+@lru_cache(maxsize=1024)
 def check_queue(name: str) -> str:
     """Return a queue's name if it is one: 1 to 255 of ``A-Z a-z 0-9 . _ : -``. Raises ProtocolError."""
     if not _QUEUE_NAME.fullmatch(name):
-        raise ProtocolError(f"{name!r} is not a queue name: 1 to 255 characters of A-Z a-z 0-9 . _ : - are")
+        raise ProtocolError(f"{_short(name)} is not a queue name: 1 to 255 characters of A-Z a-z 0-9 . _ : - are")
     return name
 
 
+@lru_cache(maxsize=1024)
 def check_task(name: str) -> str:
     """Return a task's name if it is one: printable, no spaces, at most 255 bytes. Raises ProtocolError."""
-    if not name.isprintable() or " " in name or not 0 < len(name.encode("utf-8", "replace")) <= 255:
-        raise ProtocolError(f"{name[:300]!r} is not a task name: 1 to 255 printable characters without spaces are")
+    if not _is_name(name):
+        raise ProtocolError(f"{_short(name)} is not a task name: 1 to 255 printable characters without spaces are")
     return name
+
+
+def check_times(one: int, two: int, three: int) -> None:
+    """Raise ValueError if one is after the year 9999, for which clocks and stores have no form."""
+    if one > _MAX_MICROSECONDS or two > _MAX_MICROSECONDS or three > _MAX_MICROSECONDS:
+        raise ValueError(f"a time is {max(one, two, three)} microseconds, after the year 9999")
+
+
+def content_type_of(code: int, name: str) -> str:
+    """Return the content type that a frame names by its code or else, with code 0, in words. Raises ValueError."""
+    if not code:
+        if not _is_name(name) or name in CONTENT_CODES:
+            raise ValueError(f"{_short(name)} is not a content type to be named in words")
+        return name
+    if name or code not in CONTENT_TYPES:
+        raise ValueError(f"content type {code} is {'named twice' if name else 'not known here'}")
+    return CONTENT_TYPES[code]
+
+
+def _is_name(text: str) -> bool:
+    return text.isprintable() and " " not in text and 0 < len(text.encode("utf-8", "replace")) <= 255
+
+
+def _short(value: Any) -> str:
+    """Return what a stranger sent, fit for a log line: escaped, and at most some hundred characters of it."""
+    return repr(value[:300]) if isinstance(value, str) else reprlib.repr(value)
 
 
 # -- extras: a tag, a length, a value, in ascending order of tags -------------------------------
 
 _TAG = struct.Struct("<BI")
 _ROOT, _PARENT, _GROUP, _HARD, _SOFT, _TRACE, _HEADERS, _CONTENT = range(1, 9)
-_ID_TAGS = (_ROOT, _PARENT, _GROUP)
 _OPTIONAL = 128  # tags from here on may be passed over by a reader that doesn't know them
 
 
 def _pack_extras(extras: Extras, content: int, content_type: str) -> bytes:
     values: list[tuple[int, bytes]] = [
-        (_ROOT, extras.root),
-        (_PARENT, extras.parent),
-        (_GROUP, extras.group),
-        (_HARD, extras.hard_limit_ms.to_bytes(8, "little") if extras.hard_limit_ms else b""),
-        (_SOFT, extras.soft_limit_ms.to_bytes(8, "little") if extras.soft_limit_ms else b""),
-        (_TRACE, extras.trace.encode()),
+        (_ROOT, _checked_id(extras.root)),
+        (_PARENT, _checked_id(extras.parent)),
+        (_GROUP, _checked_id(extras.group)),
+        (_HARD, _limit_bytes(extras.hard_limit_ms)),
+        (_SOFT, _limit_bytes(extras.soft_limit_ms)),
+        (_TRACE, _checked_trace(extras.trace).encode()),
         (_HEADERS, orjson.dumps(dict(extras.headers)) if extras.headers else b""),
-        (_CONTENT, b"" if content else content_type.encode()),
+        (_CONTENT, b"" if content else content_type_of(0, content_type).encode()),
     ]
     return b"".join(_TAG.pack(tag, len(value)) + value for tag, value in values if value)
 
@@ -170,21 +201,46 @@ def _unpack_extras(packed: bytes) -> tuple[Extras, str]:
             raise ValueError(f"extra {tag} is not known here, and may not be passed over")
         found[tag] = packed[at : at + length]
         at, last = at + length, tag
-    for tag in _ID_TAGS:
-        if len(found.get(tag, bytes(16))) != 16:
-            raise ValueError(f"extra {tag} is an id and has 16 bytes, not {len(found[tag])}")
-    for tag in (_HARD, _SOFT):
-        if len(found.get(tag, bytes(8))) != 8:
-            raise ValueError(f"extra {tag} is a number of 8 bytes, not {len(found[tag])}")
-    headers = orjson.loads(found[_HEADERS]) if _HEADERS in found else _NO_HEADERS
-    if not isinstance(headers, Mapping):
-        raise ValueError("headers are a JSON object")
     extras = Extras(
-        found.get(_ROOT, b""), found.get(_PARENT, b""), found.get(_GROUP, b""),
-        int.from_bytes(found.get(_HARD, b""), "little"), int.from_bytes(found.get(_SOFT, b""), "little"),
-        found.get(_TRACE, b"").decode(), headers,
+        _checked_id(found.get(_ROOT, b"")), _checked_id(found.get(_PARENT, b"")), _checked_id(found.get(_GROUP, b"")),
+        _limit_of(found.get(_HARD, b"")), _limit_of(found.get(_SOFT, b"")),
+        _checked_trace(found.get(_TRACE, b"").decode()),
+        _checked_headers(orjson.loads(found[_HEADERS])) if _HEADERS in found else _NO_HEADERS,
     )  # fmt: skip
-    return extras, found.get(_CONTENT, b"").decode()
+    return NO_EXTRAS if extras == NO_EXTRAS else extras, found.get(_CONTENT, b"").decode()
+
+
+def _checked_id(id: bytes) -> bytes:
+    if id and (len(id) != 16 or id == _NOBODY):
+        raise ValueError("the id of another task, or of a group, has 16 bytes, and they are not all 0")
+    return id
+
+
+def _limit_bytes(limit_ms: int) -> bytes:
+    if not 0 <= limit_ms <= _MAX_MICROSECONDS:
+        raise ValueError(f"a time limit is {limit_ms} ms; it takes 0 to {_MAX_MICROSECONDS}")
+    return limit_ms.to_bytes(8, "little") if limit_ms else b""
+
+
+def _limit_of(value: bytes) -> int:
+    limit_ms = int.from_bytes(value[:9], "little")
+    if value != _limit_bytes(limit_ms):
+        raise ValueError("a time limit has 8 bytes, and they are not all 0")
+    return limit_ms
+
+
+def _checked_trace(trace: str) -> str:
+    if trace and not _is_name(trace):
+        raise ValueError(f"{_short(trace)} is not a trace context: 1 to 255 printable characters without spaces are")
+    return trace
+
+
+def _checked_headers(headers: Any) -> Mapping[str, Any]:
+    """Return headers that can be sent on: what is nested too deeply can be read, but not written again."""
+    if not isinstance(headers, dict):
+        raise ValueError("headers are a JSON object")
+    orjson.dumps(headers)
+    return headers
 
 
 # -- the JSON envelope ----------------------------------------------------------------------------
@@ -202,13 +258,14 @@ def _from_json(frame: bytes) -> Message:
         if not isinstance(call, dict):
             raise ValueError("a JSON envelope is an object")
         if unknown := call.keys() - _JSON_KEYS:
-            raise ValueError(f"unknown keys {sorted(unknown)}; the known ones are {sorted(_JSON_KEYS)}")
+            raise ValueError(f"unknown key {_short(min(unknown))}; the known ones are {sorted(_JSON_KEYS)}")
+        _check_twins(frame, call)
         args, kwargs = _typed(call, "args", list, []), _typed(call, "kwargs", dict, {})
         extras = Extras(
             _json_id(call, "root"), _json_id(call, "parent"), _json_id(call, "group"),
             _json_number(call, "hard_limit_ms", 0, _MAX_MICROSECONDS),
             _json_number(call, "soft_limit_ms", 0, _MAX_MICROSECONDS),
-            _typed(call, "trace", str, ""), _typed(call, "headers", dict, _NO_HEADERS),
+            _checked_trace(_typed(call, "trace", str, "")), _checked_headers(_typed(call, "headers", dict, {})),
         )  # fmt: skip
         return Message(
             id=_json_id(call, "id") or _speedups.new_id(),
@@ -228,48 +285,72 @@ def _from_json(frame: bytes) -> Message:
         raise ProtocolError(f"Not a fastq message: {error}") from error
 
 
+def _check_twins(frame: bytes, call: Mapping[str, Any]) -> None:
+    """Refuse an envelope with one key twice: orjson keeps the last, a gateway before us may have read the first."""
+    if b"\\" not in frame and all(frame.count(b'"%b"' % key.encode()) == 1 for key in call):
+        return
+    keys: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        keys[:] = [key for key, _ in pairs]  # the outermost object comes last
+
+    json.loads(frame, object_pairs_hook=note)
+    if twins := {key for key in keys if keys.count(key) > 1}:
+        raise ValueError(f"the key {min(twins)!r} is there more than once")
+
+
 _REQUIRED = object()
 
 
-def _typed(call: dict[str, Any], key: str, kind: type, default: Any = _REQUIRED) -> Any:
-    value = call.get(key, default)
-    if value is default and value is not _REQUIRED:
-        return value
-    if value is _REQUIRED or not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        shown = "is missing" if value is _REQUIRED else f"is {value!r:.60}"
-        raise ValueError(f"{key!r} {shown}; it takes a JSON value that Python reads as {kind.__name__}")
+def _typed(call: Mapping[str, Any], key: str, kind: type, default: Any = _REQUIRED) -> Any:
+    """Return a key's value; one that is null counts as missing."""
+    value = call.get(key)
+    if value is None:
+        if default is _REQUIRED:
+            raise ValueError(f"{key!r} is missing")
+        return default
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ValueError(f"{key!r} is {_short(value)}; it takes a JSON value that Python reads as {kind.__name__}")
     return value
 
 
-def _json_id(call: dict[str, Any], key: str) -> bytes:
-    text = _typed(call, key, str, "")
-    if text and not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
-        raise ValueError(f"{key!r} is {text[:60]!r}; it takes a UUID")
-    return uuid.UUID(text).bytes if text else b""
+def _json_id(call: Mapping[str, Any], key: str) -> bytes:
+    text = _typed(call, key, str, None)
+    if text is None:
+        return b""
+    if not _UUID.fullmatch(text) or (id := uuid.UUID(text).bytes) == _NOBODY:
+        raise ValueError(f"{key!r} is {_short(text)}; it takes a UUID, and not the nil one")
+    return id
 
 
-def _json_number(call: dict[str, Any], key: str, low: int, high: int) -> int:
+def _json_number(call: Mapping[str, Any], key: str, low: int, high: int) -> int:
     number: int = _typed(call, key, int, low)
     if not low <= number <= high:
         raise ValueError(f"{key!r} is {number}; it takes {low} to {high}")
     return number
 
 
-def _json_time(call: dict[str, Any], key: str) -> int:
-    """Read a time: seconds since the epoch, or RFC 3339 text with an offset."""
+def _json_time(call: Mapping[str, Any], key: str) -> int:
+    """Read a time: seconds since the epoch, or RFC 3339 text."""
     value = call.get(key)
     if value is None:
         return 0
-    if isinstance(value, str):
-        moment = datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith(("Z", "z")) else value)
-        if moment.tzinfo is None:
-            raise ValueError(f"{key!r} is {value!r}; it takes an offset too, such as Z")
-        return time_us(moment)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value * 1e6 <= _MAX_MICROSECONDS:
-        raise ValueError(f"{key!r} is {value!r:.60}; it takes seconds since the epoch, or an RFC 3339 time")
-    return round(value * 1_000_000)
+    if isinstance(value, str) and (match := _RFC3339.fullmatch(value)):
+        day, clock, fraction, offset = match.groups()
+        # Python 3.10 reads no other number of digits, and no Z.
+        micros = f"{fraction or '':0<6.6}"
+        moment = time_us(datetime.fromisoformat(f"{day}T{clock}.{micros}{offset.upper().replace('Z', '+00:00')}"))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value * 1e6 <= _MAX_MICROSECONDS:
+        moment = round(value * 1_000_000)
+    else:
+        raise ValueError(f"{key!r} is {_short(value)}; it takes seconds since the epoch, or an RFC 3339 time")
+    if not 0 <= moment <= _MAX_MICROSECONDS:
+        raise ValueError(f"{key!r} is {_short(value)}; it takes a time from 1970 to 9999")
+    return moment
 
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import enum
-import uuid
 from typing import NamedTuple
 
 from . import _speedups
 from .errors import ProtocolError
-from .message import CONTENT_CODES, CONTENT_TYPES
+from .message import CONTENT_CODES, check_times, content_type_of
 
 
 class State(str, enum.Enum):
@@ -44,6 +43,7 @@ _CODES = {
 }
 _STATES = {code: state for state, code in _CODES.items()}
 _PLAIN = "application/json"
+_NO_GROUP = bytes(16)  # what stands in a frame where there is none
 
 
 class Outcome(NamedTuple):
@@ -67,21 +67,26 @@ class Outcome(NamedTuple):
         """Return the frame. Raises ProtocolError for a field that it can't carry."""
         code = CONTENT_CODES.get(self.content_type, 0)
         try:
+            check_times(self.started_at, self.finished_at, self.due)
+            if self.group == _NO_GROUP:
+                raise ValueError("the nil UUID names no group")
             return _speedups.pack_end(
-                self.id, _CODES[self.state], self.attempt, code, "" if code else self.content_type, self.body,
+                self.id, _CODES[self.state], self.attempt, code, "" if code else content_type_of(0, self.content_type),
+                self.body,
                 self.group, self.started_at, self.finished_at, self.due,
             )  # fmt: skip
         except (ValueError, KeyError) as error:
-            raise ProtocolError(f"The outcome of {uuid.UUID(bytes=self.id)} can't be framed: {error}") from error
+            raise ProtocolError(f"The outcome of {self.id.hex()} can't be framed: {error}") from error
 
     @classmethod
     def decode(cls, frame: bytes) -> Outcome:
         """Read a frame. Raises ProtocolError."""
         try:
             id, code, attempt, content, name, body, group, started_at, finished_at, due = _speedups.unpack_end(frame)
-            if bool(content) == bool(name):
-                raise ValueError("the content type is to be named once")
-            content_type = CONTENT_TYPES[content] if content else name
+            check_times(started_at, finished_at, due)
+            content_type = content_type_of(content, name)
             return cls(id, _STATES[code], body, content_type, attempt, group, started_at, finished_at, due)
-        except (ValueError, KeyError) as error:
+        except KeyError:
+            raise ProtocolError(f"Not an outcome: state {code} is not known here") from None
+        except ValueError as error:
             raise ProtocolError(f"Not an outcome: {error}") from error
