@@ -6,10 +6,7 @@ import faulthandler
 import logging
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-
-from setproctitle import setproctitle
 
 from fastq._speedups import Seat
 from fastq.app import FastQ
@@ -18,26 +15,27 @@ from fastq.execution import execute
 from fastq.failure import Failure
 from fastq.message import Message
 from fastq.outcome import Outcome, State
+from fastq.pools.title import Title
 
 logger = logging.getLogger("fastq.child")
 
 
-def serve(app: FastQ, seat: Seat, title: Callable[[str], str] = str) -> None:
+def serve(app: FastQ, seat: Seat, title: Title) -> None:
     """Serve until the channel is stopped."""
     with suppress(EOFError):
         while True:
             taken = seat.get(0)
             if taken is None:
-                setproctitle(title("idle"))
+                title.show("idle")
                 taken = seat.get()
             if taken is not None:
                 ticket, frame = taken
                 seat.end(ticket, _run(app, frame, title))
 
 
-def _run(app: FastQ, frame: bytes, title: Callable[[str], str]) -> bytes:
+def _run(app: FastQ, frame: bytes, title: Title) -> bytes:
     message = Message.decode(frame)
-    setproctitle(title(f"running {message.task}[{message.uuid}]"))
+    title.show(message.task)
     outcome = execute(app, message)
     if outcome.state is State.FAILURE:
         failure = Failure.decode(outcome.body)

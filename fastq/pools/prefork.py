@@ -296,12 +296,15 @@ class _TemplateProcess:
     def __init__(self, arguments: str) -> None:
         self._control, far = socket.socketpair()
         self._input = b""
-        command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno()), arguments]
+        command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno())]
         try:
             # A session of its own: a terminal's ^C is for the parent alone, and the group can be killed whole.
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command, pass_fds=(far.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True
+                command, pass_fds=(far.fileno(),), stdin=subprocess.PIPE, start_new_session=True
             )
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError), self._process.stdin as stdin:
+                stdin.write(arguments.encode())
         except OSError as error:
             raise PoolError(f"The pool's template process can't be started: {error}") from error
         finally:

@@ -8,7 +8,7 @@ talks with the parent over a stream socket, a JSON object a line:
 * from the parent: ``{"seats": true}`` with the channel's descriptors, ``{"fork": index}``, ``{"kill": index}``.
 
 When the parent is gone, so is the other end of the socket: the template kills the whole process group.
-Run as ``python -m fastq.pools.template SOCKET ARGUMENTS``, the latter a JSON object that `PreforkPool` writes.
+Run as ``python -m fastq.pools.template SOCKET``, with a JSON object that `PreforkPool` writes on standard input.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from setproctitle import setproctitle
-
 from fastq._speedups import Seat
 from fastq.app import FastQ
 from fastq.discovery import find_app
 from fastq.errors import AppImportError, FastQError
 from fastq.pools import child
+from fastq.pools.title import Title
 from fastq.settings import fields_of
 from fastq.worker import logs
 
@@ -109,9 +108,7 @@ class Template:
             os.close(self._wake)
             self._control.close()
             child.prepare()
-            child.serve(
-                self._app, Seat(self._seats, index), lambda doing: f"fastq: {self._app.name} child {index} {doing}"
-            )
+            child.serve(self._app, Seat(self._seats, index), Title(self._app.name, f"child-{index}"))
             status = 0
         except BaseException:
             logger.exception("Pool child %d broke down", index)
@@ -160,8 +157,7 @@ def _manifest(app: FastQ) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Import the app, say what is in it, and serve."""
     control = socket.socket(fileno=int(arguments[0]))
-    options = json.loads(arguments[1])
-    setproctitle("fastq: template")  # the arguments may hold a password
+    options = json.load(sys.stdin)  # not on the command line, which everyone may read: there may be a password
     logs.set_up(options["log_level"], as_json=options["json_logs"])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -173,7 +169,7 @@ def main(arguments: list[str]) -> None:
         failed["traceback"] = error.traceback if isinstance(error, AppImportError) else ""
         _say(control, {"failed": failed})
         return
-    setproctitle(f"fastq: {app.name} template")
+    Title(app.name, "template").show()
     if threading.active_count() > 1:
         logger.warning(
             "The app started %d threads while it was imported: children have none of them", threading.active_count() - 1

@@ -253,7 +253,8 @@ def test_stopping_ends_what_runs_and_hands_back_the_rest(
         rest = [basic.noted.delay() for _ in range(5)]
         eventually(ledger.starts)
         running.worker.stop_soon()
-        eventually(lambda: queue(app).ready == 5)
+        eventually(lambda: running.pool._quiet)
+        assert queue(app).ready == 5
         gate.touch()
         assert running.stop() is ExitCode.OK
     assert first.get(1) == str(gate)
