@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TESTS  ?= tests
+COMPILED = $(BIN)/python -c 'import fastq._speedups as s, sys; sys.exit(s.body != "c")'
 
 .DEFAULT_GOAL := help
 
@@ -26,8 +27,10 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## Check style and types, and run the tests
-	$(BIN)/python -m pytest $(TESTS)
+test: lint  ## Check style and types, and run the tests, with the Python bodies and the compiled ones
+	FASTQ_SPEEDUPS=0 $(BIN)/python -m pytest $(TESTS)
+	@if $(COMPILED); then set -x; FASTQ_SPEEDUPS=1 $(BIN)/python -m pytest $(TESTS); \
+	else echo "The compiled bodies are not built here: the tests ran with the Python bodies alone."; fi
 
 soak: setup  ## Run the long tests: minutes of load and random kills
 	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 1800
