@@ -107,12 +107,12 @@ class RemoteError(TaskError):
     """
 
     def __init__(self, type_name: str, message: str) -> None:
-        super().__init__(f"{type_name}: {message}" if message else type_name)
+        super().__init__(type_name, message)  # so that it can be pickled, and pass through a second task
         self.type_name = type_name
         self.message = message
 
-    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str]]:
-        return (type(self), (self.type_name, self.message))
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}" if self.message else self.type_name
 
 
 class RemoteTraceback(FastQError):

@@ -1,15 +1,17 @@
 """Failures: what is kept of an exception on its way to the caller, and how the caller gets it back.
 
-An exception travels as its type's name, its text, its arguments where JSON can carry them, and its
-traceback. At the caller, a type is looked up among those that were registered and those that Python and
-fastq bring; it is never imported, and nothing is called, because a message names it.
+An exception travels as its type's name, its text, its arguments (as text, where JSON can't carry them)
+and its traceback. At the caller, a type is looked up among those that were registered and those that
+Python and fastq bring; it is never imported, and nothing is called, because a message names it.
 """
 
 from __future__ import annotations
 
 import builtins
+import math
+import reprlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -37,8 +39,10 @@ class Failure(NamedTuple):
         trace = error.__traceback__
         for _ in range(frames_to_skip):
             trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
-        lines = traceback.format_exception(type(error), error, trace)
-        return cls(_name_of(type(error)), _text_of(error), _carried(error.args), "".join(lines)[-_MAX_TRACEBACK:])
+        name = _name_of(type(error))
+        lines = _or_else(lambda: "".join(traceback.format_exception(type(error), error, trace)), f"{name}\n")
+        text = _or_else(lambda: str(error), f"<{name}, whose text can't be made>")
+        return cls(name, text[:_MAX_TEXT], _carried(error, text[:_MAX_TEXT]), lines[-_MAX_TRACEBACK:])
 
     def encode(self) -> bytes:
         """Return it as JSON."""
@@ -54,12 +58,14 @@ class Failure(NamedTuple):
             if arguments is not None and not isinstance(arguments, list):
                 raise TypeError("arguments are a list")
         except (ValueError, TypeError) as error:
-            return cls("fastq.errors.EncodingError", f"The stored failure can't be read: {error}", None, "")
+            text = f"The stored failure can't be read: {error}"
+            return cls("fastq.errors.EncodingError", text, [text], "")
         return cls(type_name, message, arguments, trace)
 
     def exception(self) -> BaseException:
         """Return the exception to raise at the caller; its cause is the remote traceback."""
-        found = self._known() or RemoteError(self.type_name, self.message)
+        known = self._known()
+        found = RemoteError(self.type_name, self.message) if known is None else known
         found.__cause__ = RemoteTraceback(self.traceback) if self.traceback else None
         return found
 
@@ -68,24 +74,27 @@ class Failure(NamedTuple):
         if kind is None or self.arguments is None:
             return None
         try:
-            return kind(*self.arguments)
+            made: object = kind(*self.arguments)
         except Exception:  # noqa: BLE001 - a user's type may refuse its own arguments
             return None
+        return made if isinstance(made, BaseException) else None
 
     def _clean(self) -> Failure:
         """Return it without lone surrogates, which UTF-8 has no form for."""
-        texts = (
-            text.encode("utf-8", "backslashreplace").decode() for text in (self.type_name, self.message, self.traceback)
-        )
-        type_name, message, trace = texts
-        return Failure(type_name, message, self.arguments, trace)
+        return Failure(_in_utf8(self.type_name), _in_utf8(self.message), self.arguments, _in_utf8(self.traceback))
 
 
 _registered: dict[str, type[BaseException]] = {}
 
 
 def register_exception(kind: E) -> E:
-    """Let callers in this process get this exception type back as itself. Fit for use as a decorator."""
+    """Let callers in this process get this exception type back as itself. Fit for use as a decorator.
+
+    Raises TypeError for what is no exception type.
+    """
+    given: object = kind
+    if not (isinstance(given, type) and issubclass(given, BaseException)):
+        raise TypeError(f"{kind!r} is not an exception type")
     _registered[_name_of(kind)] = kind
     return kind
 
@@ -107,19 +116,38 @@ def _name_of(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)[:_MAX_TEXT]
-    except Exception:  # noqa: BLE001 - __str__ is the user's code
-        return f"<{type(error).__name__}, whose text can't be made>"
+def _carried(error: BaseException, text: str) -> list[Any]:
+    """Return the arguments that make this exception anew; if they are too long, its text instead."""
+    arguments: tuple[Any, ...] = _ARGS.__get__(error)  # a subclass may have an `args` of its own
+    if isinstance(error, OSError) and error.filename is not None and len(arguments) == 2:
+        arguments += (error.filename,)  # which Python keeps out of `args`, and the text needs
+    carried = [_carried_one(argument) for argument in arguments]
+    return carried if len(orjson.dumps(carried)) <= _MAX_TEXT else [_in_utf8(text)]
 
 
-def _carried(arguments: tuple[Any, ...]) -> list[Any] | None:
-    plain = all(argument is None or isinstance(argument, (str, int, float, bool)) for argument in arguments)
-    if not plain:
-        return None
+def _carried_one(argument: Any) -> Any:
+    if argument is None or type(argument) is bool:
+        return argument
+    if type(argument) is str:
+        return _in_utf8(argument)
+    if type(argument) is int and -(1 << 63) <= argument < 1 << 64:
+        return argument
+    if type(argument) is float and math.isfinite(argument):
+        return argument
+    return _in_utf8(_or_else(lambda: reprlib.repr(argument), f"<{type(argument).__name__}>"))
+
+
+def _in_utf8(text: str) -> str:
+    """Return a text with its lone surrogates escaped: UTF-8 has no form for them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _or_else(make: Callable[[], str], otherwise: str) -> str:
+    """Return what the user's code makes of an exception, whatever that code raises."""
     try:
-        data = orjson.dumps(arguments)
-    except TypeError:
-        return None
-    return list(arguments) if len(data) <= _MAX_TEXT else None
+        return str(make())
+    except BaseException:  # noqa: BLE001 - `__str__`, `__repr__` and the like are the user's code, in a worker
+        return otherwise
+
+
+_ARGS: Any = BaseException.args
