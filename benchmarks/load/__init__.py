@@ -1,0 +1,1 @@
+"""Load benchmarks: whole paths under load, with peers beside them in the same run."""
