@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import re
+import reprlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from enum import Enum
 from typing import Any
 
 import orjson
 
-from .errors import EncodingError, MissingExtra, SerializerRefused, UnknownSerializer
+from .errors import ConfigurationError, EncodingError, MissingExtra, SerializerRefused, UnknownSerializer
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,16 @@ _by_content_type: dict[str, Serializer] = {}
 
 
 def register_serializer(serializer: Serializer) -> Serializer:
-    """Make a serializer known, in place of one with the same name; apps still have to accept it."""
+    """Make a serializer known, in place of one with the same name; apps still have to accept it.
+
+    Raises ConfigurationError for a content type that messages can't name, or that another serializer has.
+    """
+    content_type = serializer.content_type
+    if not re.fullmatch(r"[!-~]{1,255}", content_type):
+        raise ConfigurationError(f"{content_type!r:.300} is not a content type: 1 to 255 ASCII characters are")
+    other = _by_content_type.get(content_type)
+    if other is not None and other.name != serializer.name:
+        raise ConfigurationError(f"The content type {content_type!r} is that of the serializer {other.name!r}")
     _by_name[serializer.name] = serializer
     _by_content_type[serializer.content_type] = serializer
     return serializer
@@ -49,14 +61,22 @@ def serializer_named(name: str, accept: Collection[str]) -> Serializer:
     return _accepted(serializer, accept)
 
 
-def encode(value: Any, serializer: Serializer, what: str) -> bytes:
-    """Return a value's bytes. Raises EncodingError, which quotes `what` the value is."""
+def encode(value: Any, serializer: Serializer, what: str, parts: Sequence[str] = ()) -> bytes:
+    """Return a value's bytes.
+
+    Raises EncodingError, which quotes `what` the value is, and the part of it that can't be carried;
+    `parts` are the names of a list's items.
+    """
     try:
-        return serializer.dumps(value)
+        data = serializer.dumps(value)
     except MissingExtra:
         raise
     except Exception as error:
-        raise EncodingError(f"{what} can't be carried by {serializer.name}: {_cause(error, value)}") from error
+        cause = _culprit(serializer.dumps, value, parts) or str(error) or type(error).__name__
+        raise EncodingError(f"{what} can't be carried by {serializer.name}: {cause}") from error
+    if not isinstance(data, bytes):
+        raise EncodingError(f"The serializer {serializer.name} made {type(data).__name__} of {what}, not bytes")
+    return data
 
 
 def decode(data: bytes, content_type: str, accept: Collection[str]) -> Any:
@@ -82,54 +102,70 @@ def _accepted(serializer: Serializer, accept: Collection[str]) -> Serializer:
     return serializer
 
 
-def _cause(error: Exception, value: Any) -> str:
-    """Say which part of a value JSON has no form for, or else what the library says."""
-    found = _first_alien(value, "", 0) if isinstance(error, (TypeError, orjson.JSONEncodeError)) else ""
-    return found or str(error) or type(error).__name__
+_DEEPEST = 50
+
+
+def _culprit(dumps: Callable[[Any], bytes], value: Any, parts: Sequence[str] = ()) -> str:
+    """Return, in words, the smallest part of a value that a serializer refuses; "" if it is not one part."""
+    path = "" if parts else "it"
+    for depth in range(_DEEPEST):
+        error = _refusal(dumps, value)
+        if isinstance(value, dict):
+            items = [(f"[{_shown(key)}]", item) for key, item in value.items()]
+            for key in value:
+                if _refusal(dumps, {key: None}):
+                    return f"{path} has the key {_shown(key)} of type {type(key).__name__}: {error}"
+        elif isinstance(value, (list, tuple)):
+            items = [(parts[at] if parts and not depth else f"[{at}]", item) for at, item in enumerate(value)]
+        else:
+            return f"{path} is {_shown(value)} of type {type(value).__name__}: {error}"
+        for name, item in items:
+            if _refusal(dumps, item):
+                path, value = path + name, item
+                break
+        else:
+            return ""
+    return ""
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except Exception:  # noqa: BLE001 - an integer of thousands of digits, or the user's code
+        return f"<{type(value).__name__}>"
+
+
+def _refusal(dumps: Callable[[Any], bytes], value: Any) -> str:
+    try:
+        dumps(value)
+    except Exception as error:  # noqa: BLE001 - a serializer may raise whatever it likes
+        return str(error) or type(error).__name__
+    return ""
 
 
 # -- json -----------------------------------------------------------------------------------------
 
-_PLAIN = (str, int, bool, type(None))
-
 
 def _json_dumps(value: Any) -> bytes:
     data = orjson.dumps(value)
-    if b"null" in data and (where := _first_non_finite(value, "")):
-        raise ValueError(f"{where} is not a finite number, and JSON has no form for it")
+    if b"null" in data and not _all_finite(value):
+        raise ValueError("JSON has no form for a number that is not finite")
     return data
 
 
-def _first_non_finite(value: Any, path: str) -> str:
-    """Return where a NaN or infinity is: orjson would write null for it, and lose it in silence."""
+def _all_finite(value: Any) -> bool:
+    """Return whether there is no NaN or infinity: orjson would write null for it, and lose it in silence."""
     if isinstance(value, float):
-        return "" if math.isfinite(value) else f"{path or 'it'} ({value!r})"
+        return math.isfinite(value)
     if isinstance(value, dict):
-        return next(filter(None, (_first_non_finite(item, f"{path}[{key!r}]") for key, item in value.items())), "")
+        return all(map(_all_finite, value.values()))
     if isinstance(value, (list, tuple)):
-        return next(filter(None, (_first_non_finite(item, f"{path}[{at}]") for at, item in enumerate(value))), "")
-    return ""
-
-
-def _first_alien(value: Any, path: str, depth: int) -> str:
-    if depth > 50 or isinstance(value, _PLAIN):
-        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-            return f"{path or 'it'} is an integer of {value.bit_length()} bits, and 64 are the limit"
-        return ""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                return f"{path or 'it'} has the key {key!r:.60} of type {type(key).__name__}, where JSON has only text"
-            if found := _first_alien(item, f"{path}[{key!r:.60}]", depth + 1):
-                return found
-        return ""
-    if isinstance(value, (list, tuple)):
-        return next(filter(None, (_first_alien(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value))), "")
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        return f"{path or 'it'} is {value!r:.60} of type {type(value).__name__}"
-    return ""
+        return all(map(_all_finite, value))
+    if isinstance(value, Enum):
+        return _all_finite(value.value)
+    if is_dataclass(value):
+        return all(_all_finite(getattr(value, field.name)) for field in fields(value))
+    return True
 
 
 register_serializer(Serializer("json", "application/json", _json_dumps, orjson.loads))
@@ -144,7 +180,8 @@ def _msgpack_dumps(value: Any) -> bytes:
 
 
 def _msgpack_loads(data: bytes) -> Any:
-    return _library("msgpack").unpackb(data)
+    # Keys that are no text are let through: they were let in by `packb`, which has no way to refuse them.
+    return _library("msgpack").unpackb(data, strict_map_key=False)
 
 
 def _yaml_dumps(value: Any) -> bytes:

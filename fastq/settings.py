@@ -32,7 +32,7 @@ class Settings:
     backend: str = ""  # empty: the broker's own URL
     default_queue: str = "default"
     serializer: str = "json"
-    accept: tuple[str, ...] = ("json", "msgpack", "yaml")  # the serializers that may be used, in either direction
+    accept: tuple[str, ...] = ("json", "msgpack")  # the serializers that may be used, in either direction
     ack: str = "late"  # late: at least once; early: at most once
     ignore_result: bool = False
     result_expires_s: float = 86_400.0

@@ -91,7 +91,7 @@ class Call(NamedTuple):
     def message(self, settings: Settings, group: bytes = b"") -> Message:
         """Return the message. Raises EncodingError, ConfigurationError."""
         options = self.options
-        body = encode([self.args, self.kwargs], options.serializer, f"The call of {self.task}")
+        body = encode([self.args, self.kwargs], options.serializer, f"The call of {self.task}", ("args", "kwargs"))
         if len(body) > settings.max_message_bytes:
             raise ConfigurationError(
                 f"The call of {self.task} has {len(body)} bytes; max_message_bytes is {settings.max_message_bytes}"
