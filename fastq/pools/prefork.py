@@ -11,20 +11,17 @@ import json
 import logging
 import os
 import select
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastq import errors
 from fastq._speedups import Channel
-from fastq.errors import AppImportError, AppNotFound, PoolError
-from fastq.pool import Ended, Manifest, Pool, Running, TaskInfo
+from fastq.errors import PoolError
+from fastq.pool import Ended, Manifest, Pool, Running
+from fastq.pools.brake import Brake
+from fastq.pools.template_process import TemplateProcess, describe
 
 logger = logging.getLogger("fastq.pool")
 
@@ -48,13 +45,13 @@ class PreforkPool(Pool):
         }  # fmt: skip
         self._arguments = json.dumps(options)
         self._capacity = capacity
-        self._template: _TemplateProcess | None = None
+        self._template: TemplateProcess | None = None
         self._channel: Channel | None = None
         self._size = 0
         self._pids: dict[int, int] = {}  # child: pid, while it lives
         self._frames: dict[int, bytes] = {}  # ticket: frame, of everything that is not ended yet
         self._again: deque[int] = deque()  # tickets to be put into the channel once more
-        self._brake = _Brake()
+        self._brake = Brake()
         self._wanted: list[tuple[float, int]] = []  # (when, child) to be forked
         self._unborn: set[int] = set()  # children that `start` waits for
         self._template_deaths = 0
@@ -70,7 +67,7 @@ class PreforkPool(Pool):
     def begin(self) -> None:
         """Start the import of the app, for which `load` then waits. Raises PoolError."""
         if self._template is None:
-            self._template = _TemplateProcess(self._arguments)
+            self._template = TemplateProcess(self._arguments)
 
     def load(self) -> Manifest:
         self.begin()
@@ -115,7 +112,7 @@ class PreforkPool(Pool):
         assert self._template is not None
         while True:
             ready = {fd for fd, _ in self._waiting.poll(self._patience(deadline))}
-            ended = self._ended(self._channel.take()) if self._channel.fileno() in ready else []
+            ended = self._take() if self._channel.fileno() in ready else []
             heard = self._template.fileno() in ready
             if heard:
                 ended += self._hear()
@@ -184,58 +181,94 @@ class PreforkPool(Pool):
         news = self._template.news()
         if news is None:
             return self._template_died()
-        ended = []
+        deaths = []
         for item in news:
             if "born" in item:
                 self._pids[item["born"]] = item["pid"]
                 self._unborn.discard(item["born"])
             elif "died" in item:
-                ended += self._child_died(item["died"], item["pid"], describe(item["status"]))
+                self._pids.pop(item["died"], None)
+                deaths.append((item["died"], item["pid"], describe(item["status"])))
+        ended = []
+        for child, pid, death in deaths:
+            try:
+                ended += self._bury(child, death)
+            except BufferError as damage:
+                return ended + self._rebuild(damage)
+            self._replace(child, pid, death)
         return ended
 
-    def _child_died(self, child: int, pid: int, death: str) -> list[Ended]:
+    def _bury(self, child: int, death: str) -> list[Ended]:
         assert self._channel is not None
-        self._pids.pop(child, None)
         burial = self._channel.bury(child)
         ended = self._ended(burial.ended)
         if burial.running and self._frames.pop(burial.running, None) is not None:
             ended.append(Ended(burial.running, b"", death))
         self._again.extend(ticket for ticket in burial.unbegun if ticket in self._frames)
-        if not self._quiet:
-            delay = self._brake.delay_after_death(child)
-            logger.warning(
-                "Pool child %d (pid %d) %s%s",
-                child,
-                pid,
-                death,
-                f"; its successor waits {delay:.1f} s" if delay else "",
-            )
-            self._wanted.append((time.monotonic() + delay, child))
         return ended
+
+    def _replace(self, child: int, pid: int, death: str) -> None:
+        if self._quiet:
+            return
+        delay = self._brake.delay_after_death(child)
+        pause = f"; its successor waits {delay:.1f} s" if delay else ""
+        logger.warning("Pool child %d (pid %d) %s%s", child, pid, death, pause)
+        self._wanted.append((time.monotonic() + delay, child))
 
     def _template_died(self) -> list[Ended]:
         """Start another template; the children died with the old one."""
         assert self._template is not None
         self._waiting.unregister(self._template.fileno())
-        pids, self._pids = self._pids, {}
         self._template.end()
-        ended: list[Ended] = []
         self._template_deaths += 1
         if self._template_deaths > _TEMPLATE_STARTS:
             raise PoolError(f"The pool's template process died {self._template_deaths} times: the pool can't go on")
-        logger.error("The pool's template process died; starting another")
-        quiet, self._quiet = self._quiet, True  # the successors are forked all at once, below
-        for child in range(self._size):
-            ended += self._child_died(child, pids.get(child, 0), "died with the template")
-        self._quiet = quiet
-        self._template = _TemplateProcess(self._arguments)
+        logger.error("The pool's template process died, and its children with it; starting another")
+        ended = self._salvage("died with the template")
+        self._template = TemplateProcess(self._arguments)
         self._template.manifest()
         self._open_template()
-        if not quiet:
+        return ended
+
+    def _rebuild(self, damage: BufferError) -> list[Ended]:
+        """Make a damaged channel afresh: whoever wrote into it, no child that sees it may live on."""
+        assert self._template is not None
+        logger.error("The pool begins afresh: %s", damage)
+        for child in self._pids:
+            self._template.order({"kill": child})
+        while self._pids:
+            news = self._template.news()
+            if news is None:
+                return self._template_died()
+            for item in news:
+                if "born" in item:
+                    self._pids[item["born"]] = item["pid"]
+                    self._template.order({"kill": item["born"]})
+                self._pids.pop(item.get("died", -1), None)
+        return self._salvage("was killed, because the pool's shared memory was damaged")
+
+    def _salvage(self, death: str) -> list[Ended]:
+        """When all children are dead: settle the accounts of all, and have all forked again."""
+        assert self._channel is not None
+        self._pids.clear()
+        salvage = self._channel.rebuild()
+        ended = self._ended(salvage.ended)
+        ended += [
+            Ended(ticket, b"", death) for ticket in salvage.doubtful if self._frames.pop(ticket, None) is not None
+        ]
+        self._again.extend(ticket for ticket in salvage.unbegun if ticket in self._frames)
+        if not self._quiet:
             self._wanted = [(0.0, child) for child in range(self._size)]
         return ended
 
     # -- steps ------------------------------------------------------------------------------------------
+
+    def _take(self) -> list[Ended]:
+        assert self._channel is not None
+        try:
+            return self._ended(self._channel.take())
+        except BufferError as damage:
+            return self._rebuild(damage)
 
     def _ended(self, taken: Iterable[tuple[int, int, bytes]]) -> list[Ended]:
         ended = []
@@ -263,110 +296,3 @@ class PreforkPool(Pool):
         """Return for how many milliseconds `collect` may sleep."""
         points = [when for when, _ in self._wanted] + ([deadline] if deadline is not None else [])
         return max(0.0, (min(points) - time.monotonic()) * 1000) + 0.5 if points else None
-
-
-class _Brake:
-    """Slows the replacement of children that die without ending anything, one after another."""
-
-    _FREE = 3  # deaths in a row that are replaced at once
-    _FIRST_S, _MOST_S = 0.1, 5.0
-
-    def __init__(self) -> None:
-        self._fruitless = 0
-        self._fruitful: set[int] = set()
-
-    def forgive(self, child: int) -> None:
-        """Note that a child has ended something, or that its death is wanted."""
-        self._fruitful.add(child)
-
-    def delay_after_death(self, child: int) -> float:
-        """Return for how many seconds the successor of a dead child is to wait."""
-        if child in self._fruitful:
-            self._fruitful.discard(child)
-            self._fruitless = 0
-        else:
-            self._fruitless += 1
-        late = self._fruitless - self._FREE
-        return min(self._FIRST_S * 2.0 ** (late - 1), self._MOST_S) if late > 0 else 0.0
-
-
-class _TemplateProcess:
-    """The parent's end of a template."""
-
-    def __init__(self, arguments: str) -> None:
-        self._control, far = socket.socketpair()
-        self._input = b""
-        command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno())]
-        try:
-            # A session of its own: a terminal's ^C is for the parent alone, and the group can be killed whole.
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                command, pass_fds=(far.fileno(),), stdin=subprocess.PIPE, start_new_session=True
-            )
-            assert self._process.stdin is not None
-            with suppress(BrokenPipeError), self._process.stdin as stdin:
-                stdin.write(arguments.encode())
-        except OSError as error:
-            raise PoolError(f"The pool's template process can't be started: {error}") from error
-        finally:
-            far.close()
-
-    def fileno(self) -> int:
-        return self._control.fileno()
-
-    def manifest(self) -> Manifest:
-        """Wait for the app to be imported. Raises AppImportError, AppNotFound, PoolError."""
-        while (news := self.news()) == []:
-            pass
-        if news is None:
-            status = self._process.wait()
-            raise AppImportError(f"The process died while it imported the app: {_exit_words(status)}")
-        first = news[0]
-        if "failed" in first:
-            self.end()
-            kind, message, trace = (first["failed"][key] for key in ("kind", "message", "traceback"))
-            if kind == AppImportError.__name__:
-                raise AppImportError(message, trace)
-            raise getattr(errors, kind, AppNotFound)(message)
-        ready = first["ready"]
-        tasks = {name: TaskInfo(name, ack, ignore_result) for name, ack, ignore_result in ready["tasks"]}
-        return Manifest(ready["app"], ready["settings"], tasks)
-
-    def hand_over(self, fds: Sequence[int]) -> None:
-        """Give the template the channel's descriptors."""
-        socket.send_fds(self._control, [b'{"seats": true}\n'], list(fds))
-
-    def order(self, order: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it is dead: `news` says so
-            self._control.sendall(json.dumps(order).encode() + b"\n")
-
-    def news(self) -> list[dict[str, Any]] | None:
-        """Wait for something that the template says; None when it is gone."""
-        try:
-            data = self._control.recv(1 << 20)
-        except ConnectionResetError:
-            data = b""
-        if not data:
-            return None
-        *lines, self._input = (self._input + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def end(self) -> None:
-        """Kill the template and all that is in its process group, and wait until it is gone."""
-        self._control.close()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def describe(status: int) -> str:
-    """Say how a process ended, from its wait status."""
-    return _exit_words(os.waitstatus_to_exitcode(status))
-
-
-def _exit_words(code: int) -> str:
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"

@@ -1,0 +1,99 @@
+"""The parent's end of a template: starts the process, gives it orders, and hears its news."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from fastq import errors
+from fastq.errors import AppImportError, AppNotFound, PoolError
+from fastq.pool import Manifest, TaskInfo
+
+
+class TemplateProcess:
+    """The parent's end of a template."""
+
+    def __init__(self, arguments: str) -> None:
+        self._control, far = socket.socketpair()
+        self._input = b""
+        command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno())]
+        try:
+            # A session of its own: a terminal's ^C is for the parent alone, and the group can be killed whole.
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                command, pass_fds=(far.fileno(),), stdin=subprocess.PIPE, start_new_session=True
+            )
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError), self._process.stdin as stdin:
+                stdin.write(arguments.encode())
+        except OSError as error:
+            raise PoolError(f"The pool's template process can't be started: {error}") from error
+        finally:
+            far.close()
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def manifest(self) -> Manifest:
+        """Wait for the app to be imported. Raises AppImportError, AppNotFound, PoolError."""
+        while (news := self.news()) == []:
+            pass
+        if news is None:
+            status = self._process.wait()
+            raise AppImportError(f"The process died while it imported the app: {_exit_words(status)}")
+        first = news[0]
+        if "failed" in first:
+            self.end()
+            kind, message, trace = (first["failed"][key] for key in ("kind", "message", "traceback"))
+            if kind == AppImportError.__name__:
+                raise AppImportError(message, trace)
+            raise getattr(errors, kind, AppNotFound)(message)
+        ready = first["ready"]
+        tasks = {name: TaskInfo(name, ack, ignore_result) for name, ack, ignore_result in ready["tasks"]}
+        return Manifest(ready["app"], ready["settings"], tasks)
+
+    def hand_over(self, fds: Sequence[int]) -> None:
+        """Give the template the channel's descriptors."""
+        socket.send_fds(self._control, [b'{"seats": true}\n'], list(fds))
+
+    def order(self, order: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it is dead: `news` says so
+            self._control.sendall(json.dumps(order).encode() + b"\n")
+
+    def news(self) -> list[dict[str, Any]] | None:
+        """Wait for something that the template says; None when it is gone."""
+        try:
+            data = self._control.recv(1 << 20)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            return None
+        *lines, self._input = (self._input + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def end(self) -> None:
+        """Kill the template and all that is in its process group, and wait until it is gone."""
+        self._control.close()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def describe(status: int) -> str:
+    """Say how a process ended, from its wait status."""
+    return _exit_words(os.waitstatus_to_exitcode(status))
+
+
+def _exit_words(code: int) -> str:
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
