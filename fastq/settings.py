@@ -7,12 +7,12 @@ What an argument says wins over ``FASTQ_*`` variables, and they win over the fil
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -50,9 +50,9 @@ class Settings:
             raise ConfigurationError(f"default_queue: {error}") from error
         if self.ack not in ("late", "early"):
             raise ConfigurationError(f"ack is {self.ack!r}; it takes 'late' or 'early'")
-        for name, least in _LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes {least} or more")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes {least:,} to {most:,}")
 
     @property
     def backend_url(self) -> str:
@@ -69,10 +69,16 @@ class Settings:
         return cls(**values)
 
 
-_LEAST = {
-    "result_expires_s": 1, "concurrency": 0, "lease_s": 0.1, "grace_s": 0, "max_deliveries": 1,
-    "unknown_task_grace_s": 0, "max_message_bytes": 1000,
-}  # fmt: skip
+_YEARS_S = 1_000_000_000  # some thirty of them: times in microseconds stay far within 64 bits
+_RANGES: dict[str, tuple[float, float]] = {
+    "result_expires_s": (1, _YEARS_S),
+    "concurrency": (0, 10_000),
+    "lease_s": (0.1, _YEARS_S),
+    "grace_s": (0, _YEARS_S),
+    "max_deliveries": (1, 65_535),
+    "unknown_task_grace_s": (0, _YEARS_S),
+    "max_message_bytes": (1_000, (1 << 31) - 1),
+}
 
 
 def fields_of(settings: Settings) -> dict[str, Any]:
@@ -95,26 +101,32 @@ def _from_file() -> tuple[str, dict[str, Any]]:
     if module := os.environ.get("FASTQ_CONFIG"):
         try:
             loaded = importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:
             raise ConfigurationError(
-                f"FASTQ_CONFIG names the module {module!r}, which can't be imported: {error}"
+                f"FASTQ_CONFIG names the module {module!r}, which can't be imported: {type(error).__name__}: {error}"
             ) from error
         return module, {
             name: value for name, value in vars(loaded).items() if name in _types() or _looks_like(name, value)
         }
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        path = folder / "pyproject.toml"
-        try:
-            table = _toml(path.read_text("utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{path} can't be read: {error}") from error
-        found = table.get("tool", {}).get("fastq", {})
-        if not isinstance(found, dict):
-            raise ConfigurationError(f"{path}: tool.fastq is not a table")
-        return str(path), found
-    return "", {}
+    path = _nearest("pyproject.toml")
+    if path is None:
+        return "", {}
+    try:
+        tool = _toml(path.read_text("utf-8")).get("tool", {})
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} can't be read: {error}") from error
+    found = tool.get("fastq", {}) if isinstance(tool, dict) else {}
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{path}: tool.fastq is not a table")
+    return str(path), found
+
+
+def _nearest(name: str) -> Path | None:
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # the folder was deleted under us
+        return None
+    return next((folder / name for folder in (here, *here.parents) if (folder / name).is_file()), None)
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -132,6 +144,7 @@ def _looks_like(name: str, value: Any) -> bool:
     return name.islower() and not name.startswith("_") and isinstance(value, (str, int, float, list, tuple))
 
 
+@cache
 def _types() -> dict[str, Any]:
     return get_type_hints(Settings)
 
@@ -161,7 +174,10 @@ def _convert(kind: Any, value: Any) -> Any:
         if not isinstance(value, str):
             raise TypeError(value)
         return value
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(map(str, value))
+    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(value)
+    return tuple(filter(None, names))
 
 
 def _shape(kind: Any) -> str:
