@@ -62,6 +62,12 @@ class Belfry:
                 if name.startswith(kind):
                     _ring(f"{self._directory}/{name}")
 
+    def close(self) -> None:
+        """Take away the bells that this process still has, and wake their waiters."""
+        for pipe in list(self._pipes):
+            pipe.ring()
+            pipe.close()
+
     def abandon(self) -> None:
         """In a forked child: drop the parent's bells, without taking them away from the parent."""
         for pipe in list(self._pipes):

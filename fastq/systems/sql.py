@@ -63,7 +63,7 @@ class SqlSystem:
             if self._users == 0:
                 _systems.pop(self.server.url, None)
                 with self._gate.shut():
-                    self.server.disconnect()
+                    self.server.close()
 
     def now(self) -> int:
         """Return the server's time in microseconds since the epoch."""

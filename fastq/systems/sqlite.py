@@ -169,6 +169,11 @@ class Sqlite:
         """Close the connections, none of which is in use; they are opened again at need."""
         self.engine.dispose()
 
+    def close(self) -> None:
+        """Leave nothing open."""
+        self.disconnect()
+        self.bells.close()
+
     def abandon(self) -> None:
         """In a forked child: begin anew."""
         self._writing = threading.Lock()

@@ -77,8 +77,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.leases[subscription.owner] = self.clock.now_us() + round(LEASE_S * 1e6)
         return subscription
 
-    @rule(target=deliveries, subscription=subscriptions, limit=st.integers(1, 4))
-    def fetch(self, subscription: Subscription, limit: int):
+    @rule(target=deliveries, subscription=subscriptions, limit=st.integers(1, 4), begins=st.booleans())
+    def fetch(self, subscription: Subscription, limit: int, begins: bool):
         if subscription.owner not in self.leases:
             with pytest.raises(LeaseLost):
                 subscription.fetch(limit, time.monotonic())
@@ -95,6 +95,8 @@ class BrokerMachine(RuleBasedStateMachine):
             known.fence += 1
             known.owner = subscription.owner
             assert (delivery.fence, delivery.crashes, delivery.suspect) == (known.fence, known.crashes, known.suspect)
+        if begins:
+            self.begin((subscription, fetched))
         return (subscription, fetched)
 
     @rule(taken=deliveries, action=st.sampled_from(Action), delay_s=st.sampled_from([0, 5]))
@@ -141,10 +143,18 @@ class BrokerMachine(RuleBasedStateMachine):
         for it in self.held_by(subscription.owner):
             self.put_back(it)
 
-    @rule(seconds=st.sampled_from([1, 5, 20, 31]))
+    @rule(seconds=st.sampled_from([1, 5, 20]))
     def pass_time(self, seconds: int) -> None:
         """With whoever does not renew in the meantime as good as crashed."""
         self.clock.advance(seconds)
+
+    @rule(target=subscriptions)
+    def pass_the_leases(self) -> Subscription:
+        """All workers crash, and another takes over what they held."""
+        self.clock.advance(LEASE_S + 1)
+        subscription = self.subscribe()
+        self.renew(subscription)
+        return subscription
 
     @precondition(lambda self: self.number > 3)
     @rule(queue=st.sampled_from(QUEUES))
