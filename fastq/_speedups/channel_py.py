@@ -272,7 +272,7 @@ class Seat:
                 return received[0], received[2]
             finally:
                 fcntl.lockf(self._board_file, fcntl.LOCK_UN)
-            if not self._wait.poll(None if timeout is None else timeout * 1000):
+            if not self._wait.poll(None if timeout is None else max(timeout, 0) * 1000):
                 return None
 
     def end(self, ticket: int, payload: bytes) -> None:
