@@ -6,74 +6,15 @@ What may run twice is what a kill explains: a task whose process died with it.
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from fastq import FastQ, TaskSet
+from fastq import TaskSet
 from tests.apps import basic
-from tests.ledger import Ledger, alive, children_of, eventually
-
-ROOT = Path(__file__).parents[2]
-
-
-class Host:
-    """Workers of one host, as an operator would start them."""
-
-    def __init__(self, url: str, ledger: Ledger, log: Path) -> None:
-        self._environment = {**os.environ, "TEST_BROKER": url, "LEDGER": str(ledger.path)}
-        self._log = log
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "fastq", "worker", "-A", "tests.apps.basic:app", "-c", "2", "--lease", "3"]
-        with self._log.open("ab") as log:
-            worker = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
-        self.workers.append(worker)
-        return worker
-
-    def pool_children(self, *workers: subprocess.Popen[bytes]) -> list[int]:
-        """Return the pids of the pool children of some workers, or of all."""
-        templates = [pid for worker in workers or self.workers for pid in children_of(worker.pid)]
-        return [pid for template in templates for pid in children_of(template)]
-
-    def stop(self) -> list[int]:
-        """Stop the workers, and return the pids of processes of theirs that are left."""
-        ours = [*self.pool_children(), *(pid for worker in self.workers for pid in children_of(worker.pid))]
-        for worker in self.workers:
-            worker.terminate()
-        for worker in self.workers:
-            worker.wait(40)
-        eventually(lambda: not any(map(alive, ours)), 5)
-        return [pid for pid in ours if alive(pid)]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[FastQ]:
-    app = basic.app
-    before = app.settings
-    app.settings = type(before).load({"broker": f"sqlite:///{tmp_path}/storm.db"})
-    yield app
-    app.close()
-    app.settings = before
-
-
-@pytest.fixture
-def host(app: FastQ, ledger: Ledger, tmp_path: Path) -> Iterator[Host]:
-    host = Host(app.settings.broker, ledger, tmp_path / "log")
-    yield host
-    host.stop()
-    print((tmp_path / "log").read_text()[-4000:])
+from tests.hosts import Host
+from tests.ledger import Ledger, eventually
 
 
 def storm(host: Host, ledger: Ledger, *, tasks: int, seconds: float, every: float, seed: int) -> None:

@@ -1,0 +1,53 @@
+"""A host with workers on it, as an operator would start them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.ledger import Ledger, alive, children_of, eventually
+
+ROOT = Path(__file__).parents[1]
+
+
+class Host:
+    """Workers on one broker, each a process of its own; the ledger and the log are common to them."""
+
+    def __init__(self, url: str, ledger: Ledger, log: Path, lease_s: float = 3) -> None:
+        self.lease_s = lease_s
+        self.log = log
+        self._environment = {**os.environ, "TEST_BROKER": url, "LEDGER": str(ledger.path)}
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "fastq",
+            "worker",
+            "-A",
+            "tests.apps.basic:app",
+            "-c",
+            "2",
+            "--lease",
+            str(self.lease_s),
+        ]
+        with self.log.open("ab") as log:
+            worker = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+        self.workers.append(worker)
+        return worker
+
+    def pool_children(self, *workers: subprocess.Popen[bytes]) -> list[int]:
+        """Return the pids of the pool children of some workers, or of all."""
+        templates = [pid for worker in workers or self.workers for pid in children_of(worker.pid)]
+        return [pid for template in templates for pid in children_of(template)]
+
+    def stop(self) -> list[int]:
+        """Stop the workers, and return the pids of processes of theirs that are left."""
+        ours = [*self.pool_children(), *(pid for worker in self.workers for pid in children_of(worker.pid))]
+        for worker in self.workers:
+            worker.terminate()
+        for worker in self.workers:
+            worker.wait(40)
+        eventually(lambda: not any(map(alive, ours)), 5)
+        return [pid for pid in ours if alive(pid)]
