@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
@@ -14,10 +14,9 @@ from .backends import open_backend
 from .broker import Broker
 from .brokers import open_broker
 from .errors import ConfigurationError, UnknownTask
-from .message import Message
 from .result import AsyncResult
 from .settings import Settings
-from .task import AsyncTask, Call, Task, TaskOptions, name_of
+from .task import AsyncTask, Call, Task, TaskOptions, checked_arguments, name_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,8 +82,9 @@ class FastQ:
         chosen = TaskOptions.of(self.settings, **options)
 
         def declare(function: Callable[..., Any]) -> Task[..., Any]:
+            name = chosen.name or name_of(function)
             kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
-            task: Task[..., Any] = kind(self, function, chosen.name or name_of(function), chosen)
+            task: Task[..., Any] = kind(self, function, name, chosen)
             present = self.tasks.get(task.name)
             if present is not None and not present.stands_where(function):
                 raise ConfigurationError(f"Two functions are the task {task.name!r}: {present.place} and {task.place}")
@@ -111,15 +111,14 @@ class FastQ:
         ignore_result: bool | None = None,
     ) -> AsyncResult[Any]:
         """Call a task by its name, which need not be declared here; see `Task.apply_async`."""
-        options = TaskOptions.of(self.settings, queue=queue, priority=priority, ignore_result=ignore_result)
-        call = Call(name, args, kwargs or {}, options, countdown, eta, expires, task_id, headers)
-        return self._send([call])[0]
+        options = TaskOptions.of(self.settings, name=name, queue=queue, priority=priority, ignore_result=ignore_result)
+        call = Call(name, *checked_arguments(args, kwargs), options, countdown, eta, expires, task_id, headers)
+        return self._send(call)
 
-    def _send(self, calls: Iterable[Call], group: bytes = b"") -> list[AsyncResult[Any]]:
-        """Publish calls in one round trip."""
-        messages: list[Message] = [call.message(self.settings, group) for call in calls]
-        self.broker.publish(messages)
-        return [AsyncResult(message.uuid, self, ignored=message.ignore_result) for message in messages]
+    def _send(self, call: Call) -> AsyncResult[Any]:
+        message = call.message(self.settings)
+        self.broker.publish([message])
+        return AsyncResult(message.uuid, self, ignored=message.ignore_result)
 
     def result(self, id: str) -> AsyncResult[Any]:
         """Return the handle on a task's result. Raises ValueError if `id` is no UUID."""

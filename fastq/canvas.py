@@ -40,8 +40,17 @@ class TaskSet(Generic[R]):
     """Calls to be made together, in one round trip: ``TaskSet(add.s(n, n) for n in range(100))``."""
 
     def __init__(self, calls: Iterable[Signature[R]]) -> None:
-        """Collect the calls. Raises ConfigurationError if there are none, or if they are of several apps."""
+        """Collect the calls.
+
+        Raises ConfigurationError if there are none, if they are of several apps, or if one ignores its result,
+        for which the set would wait in vain; TypeError for what is no call.
+        """
         self.calls = list(calls)
+        for call in self.calls:
+            if not isinstance(call, Signature):
+                raise TypeError(f"A TaskSet takes calls, as in add.s(4, 4), not {call!r:.60}")
+            if call.task.options.ignore_result:
+                raise ConfigurationError(f"A TaskSet waits for results, and {call.task.name} ignores its own")
         if len({id(call.task.app) for call in self.calls}) != 1:
             raise ConfigurationError("A TaskSet takes one call or more, all of tasks of one app")
 
@@ -123,8 +132,10 @@ class TaskSetResult(Generic[R]):
         return [result.get() for result in self.results]
 
     def forget(self) -> None:
-        """Delete the results at the backend."""
+        """Delete the results, at the backend and here."""
         self._app.backend.forget([uuid.UUID(result.id).bytes for result in self.results])
+        for result in self.results:
+            result._final = None  # noqa: SLF001 - a result of ours
 
     def _states(self) -> list[State]:
         found = self._app.backend.load([uuid.UUID(result.id).bytes for result in self.results])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .encoder import decode, encode
-from .errors import EncodingError, FastQError, ProtocolError, TaskError
+from .errors import FastQError, ProtocolError, TaskError
 from .failure import Failure
 from .message import Message, now_us
 from .outcome import Outcome, State
 from .result import AsyncResult
-from .task import AsyncTask
 
 if TYPE_CHECKING:
     import asyncio
@@ -75,14 +75,12 @@ def execute(app: FastQ, message: Message) -> Outcome:
     token = _running.set(message)
     try:
         value = task.function(*args, **kwargs)
-        if isinstance(task, AsyncTask):
-            value = _event_loop().run_until_complete(value)
+        if isinstance(value, CoroutineType):
+            value = _awaited(value)
         if message.ignore_result:
             return _ended(message, State.SUCCESS, started_at)
         serializer = task.options.serializer
         body = encode(value, serializer, f"The return value of {message.task}")
-    except EncodingError as error:
-        return _ended(message, State.FAILURE, started_at, Failure.of(error).encode())
     except BaseException as error:  # noqa: BLE001 - the user's code; SystemExit too ends the task, not the child
         return _ended(message, State.FAILURE, started_at, Failure.of(error, frames_to_skip=1).encode())
     finally:
@@ -96,7 +94,7 @@ def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
     outcome = Outcome.decode(execute(task.app, message).encode())
     if outcome.state is State.REFUSED:
         outcome = outcome._replace(state=State.FAILURE)
-    return AsyncResult(message.uuid, task.app, outcome=outcome)
+    return AsyncResult(message.uuid, task.app, ignored=message.ignore_result, outcome=outcome)
 
 
 def _arguments(app: FastQ, message: Message) -> tuple[list[Any], dict[str, Any]]:
@@ -120,6 +118,13 @@ def _ended(
 
 
 _local = threading.local()
+
+
+def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    try:
+        return _event_loop().run_until_complete(coroutine)
+    finally:
+        coroutine.close()  # for `apply` within a running loop, where it was not begun
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

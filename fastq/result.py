@@ -65,7 +65,7 @@ class AsyncResult(Generic[R]):
     def result(self) -> R | BaseException | None:
         """The return value, or the exception, or None while there is neither."""
         outcome = self._look()
-        if outcome is None or not outcome.state.terminal:
+        if outcome is None or not outcome.state.terminal or self._ignored:
             return None
         return self._value(outcome) if outcome.state is State.SUCCESS else Failure.decode(outcome.body).exception()
 
@@ -92,6 +92,8 @@ class AsyncResult(Generic[R]):
         Raises ResultTimeout after `timeout` seconds, TaskLost, TaskRevoked, DeadLettered, RemoteError for an
         exception type that is not known here, and BackendUnavailable.
         """
+        if self._ignored:
+            raise ConfigurationError(f"Task {self.id} was sent with ignore_result: there is nothing to wait for")
         if self._final is None:
             self._final = self._await(timeout)
         if self._final.state is not State.SUCCESS:
@@ -103,14 +105,13 @@ class AsyncResult(Generic[R]):
         return self.get(timeout)
 
     def forget(self) -> None:
-        """Delete the result at the backend."""
+        """Delete the result, at the backend and here."""
         self._app.backend.forget([self._key])
+        self._final = None
 
     # -- steps ----------------------------------------------------------------------------------------
 
     def _await(self, timeout: float | None) -> Outcome:
-        if self._ignored:
-            raise ConfigurationError(f"Task {self.id} was sent with ignore_result: there is nothing to wait for")
         deadline = None if timeout is None else time.monotonic() + timeout
         for outcome in self._app.backend.wait([self._key], deadline):
             return outcome

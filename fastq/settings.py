@@ -77,7 +77,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "grace_s": (0, _YEARS_S),
     "max_deliveries": (1, 65_535),
     "unknown_task_grace_s": (0, _YEARS_S),
-    "max_message_bytes": (1_000, (1 << 31) - 1),
+    "max_message_bytes": (2_000, (1 << 31) - 1),
 }
 
 

@@ -18,7 +18,7 @@ from fastq.errors import ProtocolError
 from fastq.message import NO_EXTRAS, Extras, Message, binary, check_queue, check_task, time_us
 
 if TYPE_CHECKING:
-    from conftest import Document
+    from tests.conftest import Document
 
 pytestmark = pytest.mark.usefixtures("each_body")
 

@@ -15,7 +15,7 @@ from fastq.errors import ProtocolError
 from fastq.outcome import Outcome
 
 if TYPE_CHECKING:
-    from conftest import Document
+    from tests.conftest import Document
 
 pytestmark = pytest.mark.usefixtures("each_body")
 

@@ -15,7 +15,7 @@ from fastq.errors import ConfigurationError, UnknownSetting
 from fastq.settings import _RANGES, Settings
 
 if TYPE_CHECKING:
-    from conftest import Document
+    from tests.conftest import Document
 
 
 @pytest.fixture
