@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .app import FastQ, default_app, has_default_app
-from .errors import AppImportError, AppNotFound, ConfigurationError
+from .errors import AppImportError, AppNotFound, ConfigurationError, SerializerRefused, UnknownSerializer
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 _USES_FASTQ = re.compile(r"^\s*(from|import)\s+fastq\b", re.MULTILINE)
@@ -26,7 +26,8 @@ def find_app(path: str | None, folder: str = ".") -> FastQ:
 
     A module without an app stands for the default app, if it declares tasks in it. With no path, the one
     module in `folder`, or in a package there, that holds an app is taken.
-    Raises AppNotFound, and AppImportError with the traceback when the user's code raises.
+    Raises AppNotFound, ConfigurationError for a wrong setting or declaration, and AppImportError with the
+    traceback when the user's code raises anything else.
     """
     root = Path(folder).resolve()
     if not root.is_dir():
@@ -71,8 +72,8 @@ def _import(name: str, root: Path) -> ModuleType:
                 f"There is no module {error.name!r} (looked in {str(root)!r} and the Python path)"
             ) from None
         raise _import_error(name, error) from error
-    except ConfigurationError as error:
-        raise AppImportError(f"The app module {name!r} has a wrong setting: {error}") from error
+    except (ConfigurationError, UnknownSerializer, SerializerRefused) as error:
+        raise ConfigurationError(f"The app module {name!r} can't be used: {error}") from error
     except Exception as error:
         raise _import_error(name, error) from error
     except SystemExit as error:
