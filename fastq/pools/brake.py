@@ -13,9 +13,9 @@ class Brake:
         self._fruitless = 0
         self._fruitful: set[int] = set()
 
-    def forgive(self, child: int) -> None:
-        """Note that a child has ended something, or that its death is wanted."""
-        self._fruitful.add(child)
+    def forgive(self, children: set[int]) -> None:
+        """Note that children have ended something, or that their deaths are wanted."""
+        self._fruitful |= children
 
     def delay_after_death(self, child: int) -> float:
         """Return for how many seconds the successor of a dead child is to wait."""

@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -144,7 +144,7 @@ class PreforkPool(Pool):
         wanted = set(tickets)
         for run in self.running():
             if run.ticket in wanted:
-                self._brake.forgive(run.child)
+                self._brake.forgive({run.child})
                 self._template.order({"kill": run.child})
 
     def interrupt(self) -> None:
@@ -270,13 +270,10 @@ class PreforkPool(Pool):
         except BufferError as damage:
             return self._rebuild(damage)
 
-    def _ended(self, taken: Iterable[tuple[int, int, bytes]]) -> list[Ended]:
-        ended = []
-        for child, ticket, outcome in taken:
-            self._brake.forgive(child)
-            if self._frames.pop(ticket, None) is not None:
-                ended.append(Ended(ticket, outcome))
-        return ended
+    def _ended(self, taken: Sequence[tuple[int, int, bytes]]) -> list[Ended]:
+        self._brake.forgive({child for child, _, _ in taken})
+        frames = self._frames
+        return [Ended(ticket, outcome) for _, ticket, outcome in taken if frames.pop(ticket, None) is not None]
 
     def _put_again(self) -> None:
         assert self._channel is not None

@@ -84,7 +84,8 @@ class Settler(Loop):
             return self._broken_off(flight, f"sent an outcome that can't be read: {error}")
         if outcome.state is State.REFUSED:
             return self._refused(flight, outcome)
-        logger.debug("Task %s[%s] ended: %s", flight.message.task, flight.message.uuid, outcome.state)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Task %s[%s] ended: %s", flight.message.task, flight.message.uuid, outcome.state)
         return Completed(
             None if flight.early else Decision(flight.delivery), None if flight.ignores_result else outcome
         )

@@ -33,7 +33,7 @@ def test_a_child_that_ended_something_lets_the_brake_go() -> None:
     brake = Brake()
     for _ in range(8):
         brake.delay_after_death(0)
-    brake.forgive(1)
+    brake.forgive({1})
     assert brake.delay_after_death(1) == 0
     assert brake.delay_after_death(0) == 0
 
