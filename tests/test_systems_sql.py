@@ -348,9 +348,12 @@ def test_a_ring_before_the_wait_is_not_lost(tmp_path):
 def test_the_bell_of_a_dead_process_is_taken_away(tmp_path):
     belfry = Belfry(tmp_path / "bells")
     in_child(lambda: belfry.hang("worker"))
-    assert len(os.listdir(tmp_path / "bells")) == 1
+    os.mkfifo(tmp_path / "bells" / "new-worker.0")  # by one that was killed before it could open it
+    assert len(os.listdir(tmp_path / "bells")) == 2
     belfry.ring("worker")
     assert os.listdir(tmp_path / "bells") == []
+    belfry.close()
+    assert not (tmp_path / "bells").exists()
 
 
 def test_a_bell_that_rings_ten_thousand_times_unheard_stays_cheap(tmp_path):

@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 from typing import Protocol
 
+_UNNAMED = "new-"  # how the names of bells begin that nobody rings yet
 _PAUSE_FIRST_S, _PAUSE_LAST_S = 0.001, 0.1
 
 
@@ -45,7 +46,7 @@ class Belfry:
 
     def hang(self, kind: str) -> Bell:
         """Return a new bell, or one that polls where pipes can't be made."""
-        for _ in range(5):  # another process may remove the empty directory in between
+        for _ in range(9):  # another process may remove the empty directory, or the new bell, in between
             try:
                 self._directory.mkdir(exist_ok=True)
                 return PipeBell(self._directory / f"{kind}.{uuid.uuid4().hex}", self._pipes)
@@ -59,7 +60,7 @@ class Belfry:
         """Ring every bell of a kind, and remove those whose waiter is dead."""
         with contextlib.suppress(OSError):
             for name in os.listdir(self._directory):  # noqa: PTH208  Path.iterdir costs three times as much
-                if name.startswith(kind):
+                if name.startswith((kind, _UNNAMED)):
                     _ring(f"{self._directory}/{name}")
 
     def close(self) -> None:
@@ -67,6 +68,9 @@ class Belfry:
         for pipe in list(self._pipes):
             pipe.ring()
             pipe.close()
+        self.ring("")
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()
 
     def abandon(self) -> None:
         """In a forked child: drop the parent's bells, without taking them away from the parent."""
@@ -99,12 +103,17 @@ class PipeBell:
     def __init__(self, path: Path, pipes: set[PipeBell]) -> None:
         self._path = path
         self._pipes = pipes
-        # It gets its name once it is open: until then whoever rings would take its waiter for dead. It is open for
-        # writing too: with no writer at all, `poll` would report a hang-up without end.
-        unnamed = path.with_name(f"new-{path.name}")
+        # It gets its name once it is open. Whoever rings in between takes its waiter for dead and removes it, and
+        # then there is nothing to be renamed: the caller tries again. It is open for writing too: with no writer at
+        # all, `poll` would report a hang-up without end.
+        unnamed = path.with_name(_UNNAMED + path.name)
         os.mkfifo(unnamed)
         self._fd = os.open(unnamed, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        unnamed.rename(path)
+        try:
+            unnamed.rename(path)
+        except OSError:
+            os.close(self._fd)
+            raise
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
         self._closing = threading.Lock()  # so that `ring` never writes to a descriptor that is another's by now
