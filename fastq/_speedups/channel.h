@@ -15,6 +15,7 @@
  *   ring, head, tail   which slot was handed over at which position; positions before `head` are claimed
  *   done               a bit for every slot that may be DONE, set by children, swept by the parent
  *   idle, sleep        who sleeps, so that only sleepers are woken
+ *   waking             who is getting up, so that one is woken at a time
  *   armed              whether the parent wants to be woken
  *
  * Ordering. A mark is stored with release and read with acquire (or swapped), so whoever sees the state sees
@@ -23,6 +24,7 @@
  * sees a tail at least as new: head never seems to be past tail. Two pairs need more than that, since each
  * side writes one word and then reads the other's:
  *   parent: tail, then idle       child: idle, then tail        (a payload, or a sleeper, is noticed)
+ *   parent: tail, then waking     child: waking, then tail      (a payload is noticed, or the next is woken for it)
  *   parent: armed, then done      child: done, then armed       (an outcome, or a waiting parent, is noticed)
  * Those accesses are sequentially consistent: in their single order one side comes second and sees the other.
  * On x86-64 that makes the writes locked instructions, and all the other accesses plain moves; on arm64 it is
@@ -150,7 +152,8 @@ typedef struct {
     _Alignas(FQ_LINE) fq_word head;   /* children */
     _Alignas(FQ_LINE) fq_word tail;   /* the parent */
     fq_flag stopped;
-    _Alignas(FQ_LINE) fq_flag armed; /* both */
+    _Alignas(FQ_LINE) fq_flag armed;  /* both */
+    _Alignas(FQ_LINE) fq_flag waking; /* both: 1 + the child that was woken and is not up yet, or 0 */
 } fq_header;
 
 typedef struct {
@@ -268,6 +271,44 @@ static inline bool fq_has_data(int file, uint64_t size, uint64_t at) {
 
 static inline void fq_punch(int file, uint64_t at) {
     fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)FQ_EXTENT);
+}
+
+/* -- waking children -------------------------------------------------------------------------------------------
+ *
+ * To wake a process is what is dear, and a child that is up may do the work of many. So one is woken at a
+ * time, and wakes the next when it has claimed something and sees that more waits. `waking` is set before the
+ * bit in `idle` is cleared: a child that finds its bit cleared knows that it is the one, and a waker that
+ * finds it cleared by the child itself tries another.
+ */
+
+/* Wake the sleeper with the lowest number, so that few children stay warm when few are needed. */
+static inline bool fq_wake_one(fq_region *region) {
+    fq_header *header = region->header;
+    if (fq_load(&header->waking, seq_cst))
+        return false;
+    for (uint32_t i = 0; i * 64 < region->shape.children; i++) {
+        uint64_t idle;
+        while ((idle = fq_load(&region->idle[i], seq_cst))) {
+            const uint64_t lowest = idle & -idle;
+            const uint32_t child = i * 64 + (uint32_t)__builtin_ctzll(idle);
+            fq_store(&header->waking, child + 1, seq_cst);
+            if (!(fq_clear(&region->idle[i], lowest) & lowest) || child >= region->shape.children) {
+                fq_store(&header->waking, 0, seq_cst);
+                continue;
+            }
+            fq_store(&region->beds[child].sleep, 0, release);
+            syscall(SYS_futex, &region->beds[child].sleep, FUTEX_WAKE, 1, NULL, NULL, 0);
+            return true;
+        }
+    }
+    return false;
+}
+
+static inline bool fq_anyone_idle(const fq_region *region) {
+    for (uint32_t i = 0; i * 64 < region->shape.children; i++)
+        if (fq_load(&region->idle[i], seq_cst))
+            return true;
+    return false;
 }
 
 /* -- the child's side --------------------------------------------------------------------------------------- */
@@ -391,8 +432,18 @@ static inline void fq_sleep(fq_seat *seat, uint64_t nanoseconds) {
     syscall(SYS_futex, &seat->region.beds[seat->child].sleep, FUTEX_WAIT, 1, &most, NULL, 0);
 }
 
+/* Be up. Whoever was woken has to `fq_wake_next` once it has claimed something. */
 static inline void fq_get_up(fq_seat *seat) {
-    fq_clear(&seat->region.idle[seat->child / 64], (uint64_t)1 << seat->child % 64);
+    fq_region *region = &seat->region;
+    const uint64_t bit = (uint64_t)1 << seat->child % 64;
+    if (!(fq_clear(&region->idle[seat->child / 64], bit) & bit) && fq_load(&region->header->waking, relaxed) == seat->child + 1)
+        fq_store(&region->header->waking, 0, seq_cst);
+}
+
+/* Wake the next child if there is more to do. */
+static inline void fq_wake_next(fq_seat *seat) {
+    if (fq_waiting(&seat->region))
+        fq_wake_one(&seat->region);
 }
 
 /* -- the parent's side ------------------------------------------------------------------------------------------ */
@@ -433,29 +484,18 @@ static inline void fq_format(fq_parent *parent) {
     parent->flaw = NULL;
 }
 
-/* Wake the sleeping child with the lowest number, so that few children stay warm when few are needed. */
-static inline bool fq_wake_one(fq_parent *parent) {
-    fq_region *region = &parent->region;
-    for (uint32_t i = 0; i * 64 < region->shape.children; i++) {
-        uint64_t idle;
-        while ((idle = fq_load(&region->idle[i], seq_cst))) {
-            const uint64_t lowest = idle & -idle;
-            const uint32_t child = i * 64 + (uint32_t)__builtin_ctzll(idle);
-            if (!(fq_clear(&region->idle[i], lowest) & lowest) || child >= region->shape.children)
-                continue;
-            fq_store(&region->beds[child].sleep, 0, release);
-            syscall(SYS_futex, &region->beds[child].sleep, FUTEX_WAKE, 1, NULL, NULL, 0);
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Let the children leave when nothing waits any more. */
 static inline void fq_stop(fq_parent *parent) {
     fq_store(&parent->region.header->stopped, 1, seq_cst);
-    while (fq_wake_one(parent)) {
-    }
+    do
+        fq_store(&parent->region.header->waking, 0, seq_cst);
+    while (fq_wake_one(&parent->region));
+}
+
+/* Wake a child for what waits, even if another is said to be getting up: that one may be stopped or dead. */
+static inline bool fq_wake_anyway(fq_parent *parent) {
+    fq_store(&parent->region.header->waking, 0, seq_cst);
+    return fq_waiting(&parent->region) && fq_wake_one(&parent->region);
 }
 
 /* Set a slot aside for a payload, to be handed over or vacated. There has to be a vacant one. */
@@ -542,9 +582,10 @@ static inline bool fq_arm(fq_parent *parent, uint32_t how) {
     return how == FQ_WHEN_LOW || !fq_any_done(parent);
 }
 
-/* A dead child sleeps no more. */
+/* A dead child sleeps no more, and wakes nobody: someone else takes its turn. */
 static inline void fq_forget_sleeper(fq_parent *parent, uint32_t child) {
     fq_clear(&parent->region.idle[child / 64], (uint64_t)1 << child % 64);
+    fq_wake_anyway(parent);
 }
 
 /* Go through what may wait, in order; `back` counts and starts at 0. */
@@ -574,8 +615,7 @@ static inline void fq_skip_to_tail(fq_parent *parent) {
     }
 }
 
-/* Check all that can be checked, find outcomes whose bits were lost, and wake a child if one sleeps through
- * its work: the one that was woken for it may have been stopped. False for a flaw. */
+/* Check all that can be checked, and find outcomes whose bits were lost. False for a flaw. */
 static inline bool fq_inspect(fq_parent *parent) {
     fq_region *region = &parent->region;
     const uint64_t head = fq_load(&region->header->head, acquire); /* before the marks: it only goes forward */
@@ -598,8 +638,6 @@ static inline bool fq_inspect(fq_parent *parent) {
         else if (fq_load(&region->ring[position & (region->shape.ring_size - 1)], relaxed) != fq_entry(position, slot))
             parent->flaw = "a ring entry is damaged";
     }
-    if (!parent->flaw && waiting)
-        fq_wake_one(parent);
     return !parent->flaw;
 }
 

@@ -50,7 +50,7 @@ cdef extern from "<sys/timerfd.h>" nogil:
 # In nanoseconds.
 cdef enum:
     BUSY_TICK = 1_000_000  # while more waits than the children start in that time, the parent looks this often
-    WAKE_TICK = 20_000_000  # a sleeper that was woken and doesn't come has been stopped: wake another
+    WAKE_TICK = 20_000_000  # a child that was woken and has not come by now was stopped: wake another
     CARE_TICK = 1_000_000_000  # how often the region is inspected while anything is in it
     NAP = 1_000_000_000  # how long a child sleeps at most, in case its wake-up was lost with a damaged word
 
@@ -132,7 +132,8 @@ cdef class Channel:
             fq_vacate(parent, slot)
             raise OSError(error, f"a payload of {size} bytes can't be written: {os.strerror(error)}")
         fq_hand_over(parent, slot, number, size, data)
-        if fq_wake_one(parent):
+        if fq_anyone_idle(&parent.region):
+            fq_wake_one(&parent.region)
             self.inspect_within(WAKE_TICK)
         elif not self.inspect_at:
             self.inspect_within(CARE_TICK)
@@ -154,6 +155,8 @@ cdef class Channel:
         if self.inspect_at and now >= self.inspect_at:
             self.inspect_at = 0
             fq_inspect(parent)
+            if fq_wake_anyway(parent):
+                self.inspect_within(WAKE_TICK)
         self.collect_done()
         if ticked:
             self.tick_at = 0
@@ -367,6 +370,7 @@ cdef class Seat:
     cdef void *base
     cdef uint64_t ticket  # of the payload that this child has, or 0
     cdef bint begun, waiting
+    cdef bint rose  # slept since the last claim
     cdef uint64_t generation
 
     def __init__(self, fds, child):
@@ -413,6 +417,9 @@ cdef class Seat:
             stopped = fq_is_stopped(&self.seat.region)  # before looking: what was put before the stop is seen
             found = FQ_CLAIMED if self.ticket else fq_claim(&self.seat)
             if found == FQ_CLAIMED:
+                if self.rose:
+                    fq_wake_next(&self.seat)
+                    self.rose = False
                 payload = self.claimed()
                 if payload is not None:
                     fq_begin(&self.seat)
@@ -478,7 +485,7 @@ cdef class Seat:
 
     cdef int sleep(self, uint64_t nanoseconds) except -1:
         cdef uint64_t before = fq_now()
-        self.waiting = True
+        self.waiting = self.rose = True
         if fq_lie_down(&self.seat):
             with nogil:
                 fq_sleep(&self.seat, nanoseconds)

@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 #: Payloads up to this size travel inside a datagram.
@@ -76,11 +76,18 @@ class Channel:
             )
         self._children = children
         self._capacity = capacity
-        self._board_file = nameless_file("fastq-board", children * _PLACE * 8)
-        self._board = mmap.mmap(self._board_file, 0)
+        with ExitStack() as undo:
+            self._board_file = nameless_file("fastq-board", children * _PLACE * 8)
+            undo.callback(os.close, self._board_file)
+            self._board = mmap.mmap(self._board_file, 0)
+            undo.callback(self._board.close)
+            pairs = []
+            for _ in range(2):
+                pairs.append(socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE))
+                undo.callback(_close_all, pairs[-1])
+            undo.pop_all()
         self._places = memoryview(self._board).cast("Q")
-        self._dispatch, self._dispatch_far = socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE)
-        self._ended, self._ended_far = socket.socketpair(socket.AF_UNIX, _SOCKET_TYPE)
+        (self._dispatch, self._dispatch_far), (self._ended, self._ended_far) = pairs
         for end in (self._dispatch, self._dispatch_far, self._ended):
             end.setblocking(False)
         for end in (self._dispatch, self._ended_far):
@@ -338,6 +345,11 @@ def _descriptors(data: bytes) -> array.array[int]:
     numbers = array.array("i")
     numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
     return numbers
+
+
+def _close_all(sockets: Sequence[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 def nameless_file(name: str, size: int = 0) -> int:
