@@ -8,8 +8,6 @@ class TestMyBackend(BackendConformance):
         backend.close()
 """
 
-# ruff: noqa: D102  a test's name is its sentence
-
 from __future__ import annotations
 
 import time

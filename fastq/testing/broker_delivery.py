@@ -1,7 +1,5 @@
 """Conformance of a broker: publishing, fetching, waiting and settling."""
 
-# ruff: noqa: D102  a test's name is its sentence
-
 from __future__ import annotations
 
 import threading

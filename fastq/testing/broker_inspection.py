@@ -1,7 +1,5 @@
 """Conformance of a broker: dead letters, counting and purging."""
 
-# ruff: noqa: D102  a test's name is its sentence
-
 from __future__ import annotations
 
 from collections.abc import Sequence

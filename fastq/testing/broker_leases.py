@@ -1,7 +1,5 @@
 """Conformance of a broker: leases, delays and priorities."""
 
-# ruff: noqa: D102  a test's name is its sentence
-
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor

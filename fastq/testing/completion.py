@@ -1,7 +1,5 @@
 """The conformance suite of completion, for the pair of a broker and a backend, of one system or of two."""
 
-# ruff: noqa: D102  a test's name is its sentence
-
 from __future__ import annotations
 
 from collections.abc import Iterator

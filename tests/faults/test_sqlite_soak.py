@@ -24,7 +24,7 @@ from fastq.message import Message
 from fastq.outcome import Outcome, State
 from fastq.testing.broker_case import call
 
-SOAK_S = float(os.environ.get("FASTQ_SOAK_S", "300"))
+SOAK_S = float(os.environ.get("SOAK_S", "300"))
 PROCESSES = 8
 LEASE_S = 1.0
 QUEUES = ["a", "b"]
