@@ -178,7 +178,7 @@ def test_a_task_is_current_only_while_it_runs(app: FastQ) -> None:
         _ = current_task.name
 
 
-# -- apply -----------------------------------------------------------------------------------------------------------
+# -- apply ------------------------------------
 
 
 def test_applying_a_task_runs_it_here_by_way_of_both_frames(app: FastQ) -> None:

@@ -170,7 +170,7 @@ def test_a_long_exception_is_kept_in_part(text: str) -> None:
     assert type(Failure.decode(encoded).exception()) is ValueError
 
 
-# -- what a hostile writer may put into a result backend ---------------------------------------------
+# -- what a hostile writer may put into a result backend ------------------------------------
 
 
 @pytest.mark.parametrize(

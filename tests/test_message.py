@@ -84,7 +84,7 @@ def read(frame: bytes) -> Message | None:
         return None
 
 
-# -- the binary envelope ---------------------------------------------------------------------------
+# -- the binary envelope ------------------------------------
 
 
 @given(messages)
@@ -284,7 +284,7 @@ def test_a_field_that_the_envelope_has_no_room_for_is_refused_when_it_is_encoded
         PLAIN._replace(**change).encode()
 
 
-# -- the JSON envelope ------------------------------------------------------------------------------
+# -- the JSON envelope ------------------------------------
 
 
 def test_a_task_and_its_arguments_are_enough_of_a_json_envelope() -> None:
@@ -460,7 +460,7 @@ def test_a_time_in_text_is_the_same_moment_in_microseconds(local: datetime, offs
         assert Message.decode(orjson.dumps(call)).eta == time_us(moment)
 
 
-# -- the document -------------------------------------------------------------------------------------
+# -- the document ------------------------------------
 
 
 def test_the_example_of_a_call_in_the_document_is_what_we_write_and_read(protocol: Document) -> None:

@@ -156,7 +156,7 @@ def test_nothing_follows_the_states_that_are_terminal() -> None:
     assert {state for state in State if state.terminal} == {State.SUCCESS, State.FAILURE, State.REVOKED, State.LOST}
 
 
-# -- the document -------------------------------------------------------------------------------------
+# -- the document ------------------------------------
 
 
 def test_the_example_of_an_outcome_in_the_document_is_what_we_write_and_read(protocol: Document) -> None:

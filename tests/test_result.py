@@ -172,7 +172,7 @@ def test_wrong_arguments_from_elsewhere_are_the_task_s_failure(tasks: FastQ, wor
         result.get()
 
 
-# -- waiting -------------------------------------------------------------------------------------------------------
+# -- waiting ------------------------------------
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01, -1])
@@ -227,7 +227,7 @@ def test_a_forgotten_result_is_gone_here_and_at_the_backend(tasks: FastQ, worker
     assert (result.state, tasks.result(result.id).state) == (State.PENDING, State.PENDING)
 
 
-# -- what a backend may say ------------------------------------------------------------------------------------------
+# -- what a backend may say ------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return write
 
 
-# -- where they come from ------------------------------------------------------------------------------
+# -- where they come from ------------------------------------
 
 
 def test_without_a_word_the_defaults_hold() -> None:
@@ -103,7 +103,7 @@ def test_settings_do_not_change() -> None:
         FastQ().settings.lease_s = 1  # type: ignore[misc]
 
 
-# -- misspelt names ------------------------------------------------------------------------------------
+# -- misspelt names ------------------------------------
 
 
 def test_a_misspelt_argument_is_an_error_with_a_suggestion() -> None:
@@ -144,7 +144,7 @@ def test_the_switches_that_are_no_settings_are_let_through(monkeypatch: pytest.M
     assert FastQ().settings == Settings()
 
 
-# -- values ----------------------------------------------------------------------------------------------
+# -- values ------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_an_unknown_ack_mode_is_an_error() -> None:
         FastQ(ack="never")
 
 
-# -- files that can't be used -------------------------------------------------------------------------------
+# -- files that can't be used ------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_config_module_that_does_not_exist_is_an_error(monkeypatch: pytest.Mon
         FastQ()
 
 
-# -- the document ----------------------------------------------------------------------------------------------
+# -- the document ------------------------------------
 
 
 def test_every_setting_is_documented_with_its_type_and_default(settings_page: Document) -> None:

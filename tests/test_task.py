@@ -48,7 +48,7 @@ def sent(app: FastQ, *queues: str) -> list[Message]:
     return [Message.decode(delivery.frame) for delivery in deliveries]
 
 
-# -- declaring ---------------------------------------------------------------------------------------------
+# -- declaring ------------------------------------
 
 
 def test_a_task_is_still_the_function(add: Task[[int, int], int]) -> None:
@@ -178,7 +178,7 @@ def test_a_function_whose_name_no_task_can_have_needs_another(app: FastQ) -> Non
     assert app.task(name="short")(function).name == "short"
 
 
-# -- calling -------------------------------------------------------------------------------------------------
+# -- calling ------------------------------------
 
 
 def test_delay_sends_the_arguments(app: FastQ, add: Task[[int, int], int]) -> None:
@@ -342,7 +342,7 @@ def test_a_call_that_is_too_large_is_refused_with_the_limit_s_name(memory_url: s
         assert [len(message.encode()) < 10_000 for message in sent(app)] == [True]
 
 
-# -- what a task knows of itself ---------------------------------------------------------------------------------
+# -- what a task knows of itself ------------------------------------
 
 
 def test_the_current_task_is_known_inside_and_an_error_outside(app: FastQ, worker: Any) -> None:
