@@ -16,6 +16,7 @@ class Backend(ABC):
     """A client for one backend URL."""
 
     system: System | None = None  # what it shares with a broker of the same server
+    expires_s: float  # how long outcomes are kept
 
     @abstractmethod
     def store(self, outcomes: Sequence[Outcome]) -> None:

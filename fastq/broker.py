@@ -41,8 +41,8 @@ class Action(enum.Enum):
     """What is decided about a delivery."""
 
     ACK = enum.auto()  # it is done: forget it
-    REJECT = enum.auto()  # its process died: back to the queue at once, charged with a crash
-    RETRY = enum.auto()  # back to the queue, uncharged, with `frame` (if any) and not before `due`
+    REJECT = enum.auto()  # its process died: back to its place in the queue at once, charged with a crash
+    RETRY = enum.auto()  # to the back of the queue, uncharged, with `frame` (if any) and not before `due`
     DEAD = enum.auto()  # to the dead letters, with its original bytes and `reason`
 
 
@@ -105,16 +105,17 @@ class Subscription(ABC):
     def begin(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Record, before they start, that these attempts begin; return the ones whose lease was lost.
 
-        Only a message that is begun is charged when its worker dies. It costs a round trip, so workers
-        call it for suspects alone: a message that kills its worker is charged from its second delivery on,
-        and its neighbours, who were only held, never are.
+        Only a message that is begun is charged when its worker dies; it stays a suspect then. It costs a round
+        trip, so workers call it for suspects alone: a message that kills its worker is charged from its second
+        delivery on, and its neighbours, who were only held, never are.
         """
 
     @abstractmethod
     def settle(self, decisions: Sequence[Decision]) -> list[Delivery]:
         """Carry out decisions in one round trip; return the deliveries whose lease was lost, untouched.
 
-        Raises BrokerUnavailable: then all or nothing was done, and the same call may be made again.
+        Raises BrokerUnavailable: then all or nothing was done, and the same call may be made again. If all was,
+        the repetition calls the deliveries lost.
         """
 
     @abstractmethod
@@ -168,7 +169,7 @@ class Broker(ABC):
         """Delete what waits in a queue, not what is leased; return how many messages that were."""
 
     def queues(self) -> list[QueueInfo]:
-        """Return the queues that exist, by name. Needs Capability.INSPECT."""
+        """Return the queues that hold a message or a dead letter, by name. Needs Capability.INSPECT."""
         raise self._lacks(Capability.INSPECT)
 
     def workers(self) -> list[WorkerInfo]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fastq.outcome import Outcome
 
-_SWEEP_EVERY = 1000  # outcomes stored between two looks for expired ones
+_SWEEP_EVERY = 1000  # outcomes stored between two looks for expired ones, at the least
 _LOG_LENGTH = 100_000  # who falls further behind looks up each id again
 
 
@@ -41,7 +41,7 @@ class Results:
                 self._last += 1
                 self._log.append((self._last, outcome.id))
             self._stored += 1
-        if self._stored >= _SWEEP_EVERY:
+        if self._stored >= max(_SWEEP_EVERY, len(self._kept) // 2):  # so that sweeping stays a constant part of storing
             self._stored = 0
             self._sweep(now)
 

@@ -107,6 +107,7 @@ class SqlSystem:
 
     def completion(self, subscription: Subscription, backend: Backend) -> Completion:
         """Return the completion that settles and stores in one transaction."""
+        # Both are of this system, so the subscription is an SqlSubscription.
         return _OneTransaction(self, subscription.lease, backend.expires_s)  # type: ignore[attr-defined]
 
     def before_fork(self) -> None:
