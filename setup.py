@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "fastq/_speedups"
-HEADERS = {"frames_c": ["frames.h"], "channel_c": ["channel.h"]}
+SOURCES = {"frames_c": ["frames.h"], "channel_c": ["channel.h", "region.h", "channel.pxd"]}
 
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra"]
 # What Cython writes draws these; `make sanitize` compiles our own headers without the exceptions.
@@ -45,10 +45,10 @@ def extensions() -> list[Extension]:
         Extension(
             f"fastq._speedups.{name}",
             [f"{FOLDER}/{name}.pyx"],
-            depends=[f"{FOLDER}/{header}" for header in headers],
+            depends=[f"{FOLDER}/{other}" for other in others],
             extra_compile_args=FLAGS,
         )
-        for name, headers in HEADERS.items()
+        for name, others in SOURCES.items()
     ]
 
 

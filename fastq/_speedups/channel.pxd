@@ -1,7 +1,36 @@
-# What channel_c.pyx uses of channel.h, where everything is explained.
+"""What channel_c.pyx stands on: the system, channel.h, and what parent and child have in common."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 
+
+cdef extern from "Python.h":
+    uint64_t PyLong_AsUnsignedLongLong(object) except? <uint64_t>-1
+
+cdef extern from "pthread.h" nogil:
+    int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int file)
+
+cdef extern from "<sys/mman.h>" nogil:
+    enum: PROT_READ, PROT_WRITE, MAP_SHARED, MADV_DONTFORK
+    void *MAP_FAILED
+    void *mmap(void *at, size_t size, int protection, int flags, int file, long offset)
+    int munmap(void *at, size_t size)
+    int madvise(void *at, size_t size, int advice)
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    enum: TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, CLOCK_MONOTONIC
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int file, int flags, const itimerspec *new, itimerspec *old)
 
 cdef extern from "channel.h" nogil:
     const uint64_t FQ_MAX_CHILDREN, FQ_MAX_CAPACITY, FQ_AREA, FQ_EXTENT
@@ -51,6 +80,7 @@ cdef extern from "channel.h" nogil:
     void *fq_area(const fq_region *region, uint32_t slot)
     uint64_t fq_extent(const fq_region *region, uint32_t slot)
     bint fq_wake_one(fq_region *region)
+    void fq_wake_all(fq_region *region)
     bint fq_anyone_idle(const fq_region *region)
     uint64_t fq_waiting(const fq_region *region)
     int fq_write_at(int file, const char *data, uint64_t size, uint64_t at)
@@ -74,7 +104,6 @@ cdef extern from "channel.h" nogil:
 
     void fq_format(fq_parent *parent)
     void fq_stop(fq_parent *parent)
-    bint fq_wake_anyway(fq_parent *parent)
     uint32_t fq_reserve(fq_parent *parent)
     void fq_vacate(fq_parent *parent, uint32_t slot)
     void fq_hand_over(fq_parent *parent, uint32_t slot, uint64_t ticket, uint64_t size, const void *payload)
@@ -87,3 +116,37 @@ cdef extern from "channel.h" nogil:
     bint fq_take_back(fq_parent *parent, uint32_t slot)
     void fq_skip_to_tail(fq_parent *parent)
     bint fq_inspect(fq_parent *parent)
+
+
+cdef inline uint64_t ticket_of(object ticket) except 0:
+    cdef uint64_t number = 0
+    try:
+        number = PyLong_AsUnsignedLongLong(ticket)
+    except OverflowError:
+        pass
+    if not number:
+        raise ValueError(f"a ticket is a number from 1 to 2**64 - 1, not {ticket}")
+    return number
+
+
+cdef inline void *map_region(int file, size_t size) except NULL:
+    cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
+    if base == MAP_FAILED:
+        raise OSError(ENOMEM, f"{size} bytes of shared memory can't be mapped")
+    return base
+
+
+cdef inline bytes received(const fq_region *region, int file, uint32_t slot, uint64_t size):
+    """Copy a payload out; None if its size can't be right."""
+    cdef uint64_t at = fq_extent(region, slot)
+    cdef char *to
+    cdef int error
+    if size <= FQ_AREA:
+        return PyBytes_FromStringAndSize(<char *>fq_area(region, slot), size)
+    if size > FQ_EXTENT or not fq_has_data(file, size, at):
+        return None
+    payload = PyBytes_FromStringAndSize(NULL, size)
+    to = PyBytes_AS_STRING(payload)
+    with nogil:
+        error = fq_read_at(file, to, size, at)
+    return None if error else payload

@@ -10,47 +10,20 @@ import select
 
 from .channel_py import Burial, Salvage, nameless_file
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.errno cimport EBADF, EMFILE, ENOMEM, EPIPE
+from libc.errno cimport EBADF, EMFILE, EPIPE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .channel cimport *
 
 
-cdef extern from "Python.h":
-    uint64_t PyLong_AsUnsignedLongLong(object) except? <uint64_t>-1
-
-cdef extern from "pthread.h" nogil:
-    int pthread_atfork(void (*prepare)() noexcept, void (*parent)() noexcept, void (*child)() noexcept)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int file)
-
-cdef extern from "<sys/mman.h>" nogil:
-    enum: PROT_READ, PROT_WRITE, MAP_SHARED, MADV_DONTFORK
-    void *MAP_FAILED
-    void *mmap(void *at, size_t size, int protection, int flags, int file, long offset)
-    int munmap(void *at, size_t size)
-    int madvise(void *at, size_t size, int advice)
-
-cdef extern from "<sys/timerfd.h>" nogil:
-    enum: TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, CLOCK_MONOTONIC
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    cdef struct itimerspec:
-        timespec it_interval
-        timespec it_value
-    int timerfd_create(int clock, int flags)
-    int timerfd_settime(int file, int flags, const itimerspec *new, itimerspec *old)
-
 # In nanoseconds.
 cdef enum:
     BUSY_TICK = 1_000_000  # while more waits than the children start in that time, the parent looks this often
-    WAKE_TICK = 20_000_000  # a child that was woken and has not come by now was stopped: wake another
+    WAKE_TICK = 20_000_000  # a child that was woken and has not come by now was stopped: wake the others
     CARE_TICK = 1_000_000_000  # how often the region is inspected while anything is in it
     NAP = 1_000_000_000  # how long a child sleeps at most, in case its wake-up was lost with a damaged word
 
@@ -155,7 +128,8 @@ cdef class Channel:
         if self.inspect_at and now >= self.inspect_at:
             self.inspect_at = 0
             fq_inspect(parent)
-            if fq_wake_anyway(parent):
+            if fq_waiting(&parent.region):
+                fq_wake_all(&parent.region)
                 self.inspect_within(WAKE_TICK)
         self.collect_done()
         if ticked:
@@ -529,37 +503,3 @@ cdef void count_fork() noexcept nogil:
 
 if pthread_atfork(NULL, NULL, count_fork):
     raise MemoryError
-
-
-cdef uint64_t ticket_of(object ticket) except 0:
-    cdef uint64_t number = 0
-    try:
-        number = PyLong_AsUnsignedLongLong(ticket)
-    except OverflowError:
-        pass
-    if not number:
-        raise ValueError(f"a ticket is a number from 1 to 2**64 - 1, not {ticket}")
-    return number
-
-
-cdef void *map_region(int file, size_t size) except NULL:
-    cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
-    if base == MAP_FAILED:
-        raise OSError(ENOMEM, f"{size} bytes of shared memory can't be mapped")
-    return base
-
-
-cdef bytes received(const fq_region *region, int file, uint32_t slot, uint64_t size):
-    """Copy a payload out; None if its size can't be right."""
-    cdef uint64_t at = fq_extent(region, slot)
-    cdef char *to
-    cdef int error
-    if size <= FQ_AREA:
-        return PyBytes_FromStringAndSize(<char *>fq_area(region, slot), size)
-    if size > FQ_EXTENT or not fq_has_data(file, size, at):
-        return None
-    payload = PyBytes_FromStringAndSize(NULL, size)
-    to = PyBytes_AS_STRING(payload)
-    with nogil:
-        error = fq_read_at(file, to, size, at)
-    return None if error else payload
