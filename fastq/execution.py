@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -80,7 +80,7 @@ def execute(app: FastQ, message: Message) -> Outcome:
         if message.ignore_result:
             return _ended(message, State.SUCCESS, started_at)
         serializer = task.options.serializer
-        body = encode(value, serializer, f"The return value of {message.task}")
+        body = encode(value, serializer, task.value_words)
     except BaseException as error:  # noqa: BLE001 - the user's code; SystemExit too ends the task, not the child
         return _ended(message, State.FAILURE, started_at, Failure.of(error, frames_to_skip=1).encode())
     finally:
@@ -97,18 +97,16 @@ def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
     return AsyncResult(message.uuid, task.app, ignored=message.ignore_result, outcome=outcome)
 
 
-def _arguments(app: FastQ, message: Message) -> tuple[list[Any], dict[str, Any]]:
+def _arguments(app: FastQ, message: Message) -> tuple[Sequence[Any], dict[str, Any]]:
     pair = decode(message.body, message.content_type, app.settings.accept)
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise ProtocolError("The body is not a pair of arguments and keyword arguments")
     args, kwargs = pair
-    if (
-        not isinstance(args, (list, tuple))
-        or not isinstance(kwargs, dict)
-        or not all(isinstance(k, str) for k in kwargs)
-    ):
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
         raise ProtocolError("The body is not a list of arguments and a mapping of keyword arguments")
-    return list(args), kwargs
+    if kwargs and not all(isinstance(key, str) for key in kwargs):
+        raise ProtocolError("The name of a keyword argument is not text")
+    return args, kwargs
 
 
 def _ended(

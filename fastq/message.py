@@ -101,10 +101,11 @@ class Message(NamedTuple):
             raise ProtocolError(f"Not a fastq message: {error}") from error
         check_queue(queue)
         check_task(task)
-        return cls(
+        # Not through __new__, which NamedTuple writes in Python: `micro frames` shows the difference.
+        return tuple.__new__(cls, (
             id, task, queue, body, content_type, priority, enqueued_at, eta, expires, attempt, crashes, reply_to,
-            bool(flags & IGNORE_RESULT), extras,
-        )  # fmt: skip
+            flags & IGNORE_RESULT != 0, extras,
+        ))  # fmt: skip
 
     @property
     def uuid(self) -> str:

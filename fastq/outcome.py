@@ -85,8 +85,10 @@ class Outcome(NamedTuple):
             id, code, attempt, content, name, body, group, started_at, finished_at, due = _speedups.unpack_end(frame)
             check_times(started_at, finished_at, due)
             content_type = content_type_of(content, name)
-            return cls(id, _STATES[code], body, content_type, attempt, group, started_at, finished_at, due)
+            state = _STATES[code]
         except KeyError:
             raise ProtocolError(f"Not an outcome: state {code} is not known here") from None
         except ValueError as error:
             raise ProtocolError(f"Not an outcome: {error}") from error
+        # As in Message.decode.
+        return tuple.__new__(cls, (id, state, body, content_type, attempt, group, started_at, finished_at, due))

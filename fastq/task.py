@@ -141,6 +141,7 @@ class Task(Generic[P, R]):
         functools.update_wrapper(self, function)  # first: the function may have an attribute `name`
         self.app = app
         self.name = name
+        self.value_words = f"The return value of {name}"  # for error messages
         self.options = options
         self.function = function
         self._signature = inspect.signature(function)
