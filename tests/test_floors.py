@@ -209,7 +209,6 @@ HEAVY = [
     "sqlite3",
     "yaml",
     "msgpack",
-    "subprocess",
 ]
 
 

@@ -368,7 +368,7 @@ HOSTILE = {
     "one key twice, once escaped": b'{"task": "t", "t\\u0061sk": "u"}',
     "one key twice, and the second null": b'{"task": "t", "queue": "a", "queue": null}',
     "an unknown key": b'{"task": "t", "arguments": []}',
-    "a million unknown keys": orjson.dumps({"task": "t", **{f"k{n}\n": n for n in range(100_000)}}),
+    "a hundred thousand unknown keys": orjson.dumps({"task": "t", **{f"k{n}\n": n for n in range(100_000)}}),
     "an unknown key of a megabyte": b'{"task": "t", "' + b"k" * 1_000_000 + b'": 1}',
     "no task": b'{"args": []}',
     "a task that is a number": b'{"task": 1}',
