@@ -34,15 +34,15 @@ def announce(
         "results": "at the broker" if same else mask(settings.backend_url),
         "queues": ", ".join(queues),
         "pool": f"prefork × {children}",
-        "body": bodies(),
+        "speedups": bodies(),
     }
     facts = {name: escape(text) for name, text in facts.items()}
     if sys.stderr.isatty() and not plain and logger.isEnabledFor(logging.INFO):
         _show_panel(facts)
     else:
         tasks = f"{len(manifest.tasks)} {'task' if len(manifest.tasks) == 1 else 'tasks'}"
-        line = ", ".join(f"{name} {text}" for name, text in facts.items() if name not in ("tasks", "body"))
-        logger.info("fastq %s worker: %s, %s, %s", __version__, line, tasks, facts["body"])
+        line = ", ".join(f"{name} {text}" for name, text in facts.items() if name not in ("tasks", "speedups"))
+        logger.info("fastq %s worker: %s, %s, %s", __version__, line, tasks, facts["speedups"])
 
 
 def _tasks(manifest: Manifest) -> str:
@@ -63,7 +63,8 @@ def _show_panel(facts: dict[str, str]) -> None:
     table.add_column(overflow="fold")
     for name, text in facts.items():
         table.add_row(name, Text(text))
-    title = f"fastq {__version__} worker"
-    Console(stderr=True, highlight=False).print(
-        Panel(table, title=title, title_align="left", subtitle="^C to stop", subtitle_align="right", expand=False)
-    )
+    panel = Panel(
+        table, title=f"fastq {__version__} worker", title_align="left", subtitle="^C stops, ^C ^C stops at once",
+        subtitle_align="right", expand=False,
+    )  # fmt: skip
+    Console(stderr=True, highlight=False).print(panel)

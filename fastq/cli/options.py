@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fastq.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from fastq.app import FastQ
+    from fastq.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,10 +49,21 @@ def client(app: str | None, folder: str, broker: str | None, backend: str | None
     logs.set_up("ERROR", as_json=False)
     overrides = given(broker=broker, backend=backend)
     if app is None:
-        return FastQ(**overrides)
-    found = find_app(app, folder)
-    found.settings = replace(found.settings, **overrides)
+        sys.path.insert(0, folder)  # for the module that FASTQ_CONFIG may name
+        found = FastQ(**overrides)
+    else:
+        found = find_app(app, folder)
+        found.settings = replace(found.settings, **overrides)
+    check_shared(found.settings)
     return found
+
+
+def check_shared(settings: Settings) -> None:
+    """Raise ConfigurationError for a broker that no other process can use."""
+    if settings.broker.startswith("memory:"):
+        raise ConfigurationError(
+            f"{settings.broker} lives inside one process, and a worker is another: use sqlite:///fastq.db, say"
+        )
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from contextlib import closing, suppress
@@ -94,6 +95,7 @@ def command(
     from fastq.worker import logs
 
     logs.set_up(loglevel.upper(), as_json=json_logs)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker runs, and looks after signals itself
     overrides = options.given(broker=broker, backend=backend, concurrency=concurrency, grace_s=grace, lease_s=lease)
     try:
         return _work(app, folder, overrides, queues, loglevel.upper(), json_logs)
@@ -102,6 +104,9 @@ def command(
             raise
         logger.critical("%s", error, extra={"exception": getattr(error, "traceback", "")})
         return status_of(error)
+    except KeyboardInterrupt:
+        logger.info("Stopped before it was ready")
+        return ExitCode.OK
 
 
 def _work(
@@ -120,18 +125,18 @@ def _work(
 
 
 def _serve(pool: Pool, manifest: Manifest, queues: list[str] | None, *, plain: bool) -> ExitCode:
-    from setproctitle import setproctitle
-
     from fastq.backends import open_backend
     from fastq.brokers import open_broker
     from fastq.cli.banner import announce
+    from fastq.pools.title import Title
     from fastq.settings import Settings
     from fastq.worker.worker import Worker
 
     settings = Settings(**{**manifest.settings, "accept": tuple(manifest.settings["accept"])})
     children = settings.concurrency or os.cpu_count() or 1
     queues = queues or [settings.default_queue]
-    setproctitle(f"fastq: {manifest.app} worker, {children} {'child' if children == 1 else 'children'}")
+    options.check_shared(settings)
+    Title(manifest.app, "worker").show(f"with {children} {'child' if children == 1 else 'children'}")
     with (
         closing(open_broker(settings.broker)) as broker,
         closing(open_backend(settings.backend_url, expires_s=settings.result_expires_s)) as backend,

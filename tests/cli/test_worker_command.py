@@ -11,7 +11,7 @@ import pytest
 
 from fastq import FastQ
 from tests.cli.terminal import SHOP, client, command, environment, fastq, queued, worker
-from tests.ledger import eventually
+from tests.ledger import alive, children_of, eventually
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_parent_never_imports_the_app(folder):
 def test_process_titles_say_who_is_who(folder):
     with worker(folder=folder) as started:
         title = Path(f"/proc/{started.pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-        assert title == "fastq: shop worker, 2 children"
+        assert title == "fastq:shop:worker with 2 children"
         assert len(started.children()) == 2
 
 
@@ -196,6 +196,21 @@ def test_a_worker_that_hangs_while_stopping_leaves_with_5():
     )  # fmt: skip
     assert ended.returncode == 5
     assert "Stopping hangs" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_asked_to_stop_while_its_app_is_imported_leaves_nothing_behind(folder, number):
+    (folder / "slow.py").write_text("open('importing', 'w').close()\nimport time\ntime.sleep(600)")
+    with subprocess.Popen(
+        command("worker", "-A", "slow"), cwd=folder, env=environment(), stderr=subprocess.PIPE
+    ) as process:
+        eventually((folder / "importing").exists)
+        (template,) = children_of(process.pid)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert b"Stopped before it was ready" in said
+    assert not alive(template)
 
 
 def test_an_app_that_raises_on_import_ends_the_worker_with_its_traceback_and_3(folder):
