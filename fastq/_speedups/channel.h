@@ -356,6 +356,13 @@ static inline bool fq_disarm(fq_parent *parent) {
     return rang;
 }
 
+/* Read off whatever rang: the pipe does not block. */
+static inline void fq_silence_bell(int bell) {
+    char rings[512];
+    while (read(bell, rings, sizeof rings) == (ssize_t)sizeof rings) {
+    }
+}
+
 /* Say how to be woken, until the next time; returns false if there is no need to sleep. */
 static inline bool fq_arm(fq_parent *parent, uint32_t how) {
     parent->armed = how;

@@ -111,6 +111,7 @@ cdef extern from "channel.h" nogil:
     bint fq_next_done(fq_parent *parent, uint32_t *slot, uint64_t *mark)
     bint fq_arm(fq_parent *parent, uint32_t how)
     bint fq_disarm(fq_parent *parent)
+    void fq_silence_bell(int bell)
     void fq_forget_sleeper(fq_parent *parent, uint32_t child)
     bint fq_next_waiting(fq_parent *parent, uint64_t *back, uint32_t *slot)
     bint fq_take_back(fq_parent *parent, uint32_t slot)

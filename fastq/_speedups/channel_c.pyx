@@ -135,7 +135,7 @@ cdef class Channel:
         if ticked:
             self.tick_at = 0
         elif rung or not self.kept:
-            self.silence_bell()
+            fq_silence_bell(self.bell)
         if self.kept and fq_waiting(&parent.region) > parent.region.shape.low:
             fq_arm(parent, FQ_WHEN_LOW)
             self.tick(now + BUSY_TICK)
@@ -298,13 +298,6 @@ cdef class Channel:
             error = fq_write_at(self.file, data, size, at)
         self.opened()
         return error
-
-    cdef int silence_bell(self) except -1:
-        try:
-            os.read(self.bell, 4096)
-        except BlockingIOError:
-            pass
-        return 0
 
     cdef void inspect_within(self, uint64_t nanoseconds) noexcept:
         cdef uint64_t at = fq_now() + nanoseconds

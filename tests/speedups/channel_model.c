@@ -3,7 +3,8 @@
  * A parent and two children run as coroutines that stop before each access of the region (FQ_STEP). A schedule
  * is a list of choices; all schedules with at most so many preemptions are run one after another, as
  * in Musuvathi and Qadeer's "Iterative context bounding" (PLDI 2007). Switches where an actor sleeps or ends
- * are free. Nothing here has a timeout, so a wake-up that gets lost is a deadlock, and found.
+ * are free. Nothing here has a timeout, so a wake-up that gets lost is a deadlock, and found. The first payload
+ * takes until the second has ended, so that a payload which waits while a child sleeps is one too.
  *
  *   channel_model calm N     no harm is done
  *   channel_model kill N     child 0 is killed, at every step in turn; the parent buries it and starts another
@@ -128,6 +129,25 @@ static int again[PAYLOADS], again_count;
 
 static void begin(int who);
 
+static int sleeper; /* the child that runs the first payload, which takes until the second has ended */
+static bool second_is_over;
+
+static void sleep_until_second_ended(void) {
+    step();
+    if (second_is_over)
+        return;
+    sleeper = current;
+    actors[current].bed = NULL;
+    actors[current].condition = ASLEEP;
+    yield();
+}
+
+static void second_ended(void) {
+    second_is_over = true;
+    if (sleeper >= 0 && actors[sleeper].condition == ASLEEP && !actors[sleeper].bed)
+        actors[sleeper].condition = READY;
+}
+
 static void be_child(void) {
     const int child = current;
     fq_seat seat = {.child = (uint32_t)child};
@@ -148,8 +168,13 @@ static void be_child(void) {
                 fail("a child sees another payload", ticket);
             fq_begin(&seat);
             runs[ticket]++;
+            if (ticket == 1 && harm != STOP)
+                sleep_until_second_ended();
             fq_area(&seat.region, seat.slot)[0] = (unsigned char)(ticket + 100);
-            if (fq_end(&seat, ticket, 1, fq_area(&seat.region, seat.slot))) {
+            const bool rings = fq_end(&seat, ticket, 1, fq_area(&seat.region, seat.slot));
+            if (ticket == 2)
+                second_ended();
+            if (rings) {
                 step();
                 bell = true;
                 if (actors[PARENT].condition == ASLEEP)
@@ -170,6 +195,8 @@ static void settle(uint64_t ticket) {
     if (settled[ticket]++)
         fail("a ticket is settled twice", ticket);
     settled_count++;
+    if (ticket == 2)
+        second_ended();
 }
 
 static void drain(void) {
@@ -296,6 +323,8 @@ static void do_harm(void) {
 
 static void run(void) {
     int last = -1, ticks = 0;
+    sleeper = -1;
+    second_is_over = false;
     depth = preemptions = 0;
     harmed = bell = death = tick = false;
     memset(runs, 0, sizeof runs);

@@ -1,0 +1,1 @@
+"""Small benchmarks of the compiled and the Python bodies, with peers beside them."""

@@ -1,0 +1,9 @@
+"""Run them: ``python -m benchmarks.micro``."""
+
+from __future__ import annotations
+
+from benchmarks.micro import channel, frames
+
+if __name__ == "__main__":
+    frames.main()
+    channel.main()
