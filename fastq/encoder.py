@@ -7,18 +7,22 @@ app accepts are used, in either direction.
 from __future__ import annotations
 
 import math
-import pickle
 import re
-import reprlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
 import orjson
 
-from .errors import ConfigurationError, EncodingError, MissingExtra, SerializerRefused, UnknownSerializer
+from .errors import (
+    ConfigurationError,
+    EncodingError,
+    MissingExtra,
+    SerializerRefused,
+    UnknownSerializer,
+    did_you_mean,
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ def serializer_named(name: str, accept: Collection[str]) -> Serializer:
     """Return an accepted serializer by its name. Raises UnknownSerializer, SerializerRefused."""
     serializer = _by_name.get(name)
     if serializer is None:
-        near = get_close_matches(name, _by_name, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(_by_name))}"
-        raise UnknownSerializer(f"There is no serializer {name!r}: {hint}")
+        raise UnknownSerializer(f"There is no serializer {name!r}: {did_you_mean(name, _by_name)}")
     return _accepted(serializer, accept)
 
 
@@ -130,6 +132,8 @@ def _culprit(dumps: Callable[[Any], bytes], value: Any, parts: Sequence[str] = (
 
 def _shown(value: Any) -> str:
     try:
+        import reprlib  # only those who err pay for it
+
         return reprlib.repr(value)
     except Exception:  # noqa: BLE001 - an integer of thousands of digits, or the user's code
         return f"<{type(value).__name__}>"
@@ -200,13 +204,15 @@ def _library(name: str) -> Any:
         raise MissingExtra(f"The serializer {name!r} needs a library: pip install 'fastq-worker[{name}]'") from error
 
 
+def _pickle_dumps(value: Any) -> bytes:
+    data: bytes = _library("pickle").dumps(value, protocol=4)
+    return data
+
+
+def _pickle_loads(data: bytes) -> Any:
+    return _library("pickle").loads(data)
+
+
 register_serializer(Serializer("msgpack", "application/msgpack", _msgpack_dumps, _msgpack_loads))
 register_serializer(Serializer("yaml", "application/yaml", _yaml_dumps, _yaml_loads))
-register_serializer(
-    Serializer(
-        "pickle",
-        "application/x-pickle",
-        lambda value: pickle.dumps(value, protocol=4),
-        pickle.loads,
-    )
-)
+register_serializer(Serializer("pickle", "application/x-pickle", _pickle_dumps, _pickle_loads))

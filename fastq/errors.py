@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a wrong name: the right one that is nearest to it, or else all there are."""
+    from difflib import get_close_matches  # only those who err pay for it
+
+    names = sorted(known)
+    near = get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
+
 
 class FastQError(Exception):
     """The root: catch this to catch whatever fastq raises on purpose."""

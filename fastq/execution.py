@@ -119,10 +119,24 @@ _local = threading.local()
 
 
 def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    loop = _event_loop()
     try:
-        return _event_loop().run_until_complete(coroutine)
+        return loop.run_until_complete(coroutine)
     finally:
         coroutine.close()  # for `apply` within a running loop, where it was not begun
+        if not loop.is_running():
+            _cancel_what_is_left(loop)
+
+
+def _cancel_what_is_left(loop: asyncio.AbstractEventLoop) -> None:
+    """End what a task left running, as `asyncio.run` does: it is not to go on within another task."""
+    import asyncio
+
+    left = asyncio.all_tasks(loop)
+    for each in left:
+        each.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

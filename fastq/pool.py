@@ -36,7 +36,6 @@ class TaskInfo:
 
     name: str
     ack: str = "late"
-    ignore_result: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .errors import ConfigurationError, ProtocolError, UnknownSetting
+from .errors import ConfigurationError, ProtocolError, UnknownSetting, did_you_mean
 from .message import check_queue
 
 _ENVIRONMENT = "FASTQ_"
@@ -92,7 +91,8 @@ def _from_environment() -> tuple[str, dict[str, Any]]:
     for variable, value in os.environ.items():
         if variable.startswith(_ENVIRONMENT) and variable not in _OTHER_VARIABLES:
             if variable not in known:
-                raise UnknownSetting(f"The environment sets {variable}, which is no setting{_near(variable, known)}")
+                hint = did_you_mean(variable, known)
+                raise UnknownSetting(f"The environment sets {variable}, which is no setting; {hint}")
             found[known[variable]] = value
     return "environment", found
 
@@ -152,7 +152,7 @@ def _types() -> dict[str, Any]:
 def _converted(name: str, value: Any, source: str) -> Any:
     kind = _types().get(name)
     if kind is None:
-        raise UnknownSetting(f"{source}: there is no setting {name!r}{_near(name, _types())}")
+        raise UnknownSetting(f"{source}: there is no setting {name!r}; {did_you_mean(name, _types())}")
     try:
         return _convert(kind, value)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -182,8 +182,3 @@ def _convert(kind: Any, value: Any) -> Any:
 
 def _shape(kind: Any) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of names")
-
-
-def _near(name: str, known: Mapping[str, Any]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"

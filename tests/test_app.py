@@ -24,8 +24,8 @@ def test_making_an_app_opens_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("sqlit:///x.db", r"There is no broker for 'sqlit:///x.db': did you mean sqlite://"),
-        ("nowhere://", "There is no broker for 'nowhere://': known: .*memory"),
+        ("sqlit:///x.db", r"There is no broker for 'sqlit:///x.db': did you mean 'sqlite://'"),
+        ("nowhere://", "There is no broker for 'nowhere://': there are .*memory"),
         ("x.db", "'x.db' is not a broker URL: it has the form scheme://"),
         ("", "'' is not a broker URL"),
         ("nowhere://me:secret@host", r"'nowhere://me:\*\*\*@host'"),

@@ -46,7 +46,7 @@ def test_a_path_is_relative_with_three_slashes_and_absolute_with_four():
         ("sqlite://x.db", ConfigurationError, "sqlite:///fastq.db"),
         ("sqlite:///", ConfigurationError, "names no file"),
         ("sqlite:///:memory:", ConfigurationError, "memory://"),
-        ("sqlite:///x.db?journal=WAL", UnknownSetting, "did you mean journal_mode"),
+        ("sqlite:///x.db?journal=WAL", UnknownSetting, "did you mean .journal_mode"),
         ("sqlite:///x.db?zzz=1", UnknownSetting, "synchronous"),
         ("sqlite:///x.db?journal_mode=OFF", ConfigurationError, "WAL, DELETE"),
         ("sqlite:///x.db?synchronous=", ConfigurationError, "FULL"),

@@ -231,6 +231,7 @@ cdef class Channel:
         if self.stopped:
             fq_stop(parent)
         ended, self.kept = self.kept, []
+        self.inspect_at = 0
         self.tick(0)
         return Salvage(ended, doubtful, unbegun)
 

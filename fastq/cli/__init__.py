@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -59,6 +58,8 @@ class _Commands(click.Group):
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
+        import platform  # which is slow to import on Python 3.10
+
         python = f"{platform.python_implementation()} {platform.python_version()}"
         click.echo(f"fastq {__version__} ({python}, {bodies()})")
         ctx.exit()

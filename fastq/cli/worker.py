@@ -145,7 +145,11 @@ def _serve(pool: Pool, manifest: Manifest, queues: list[str] | None, *, plain: b
             broker=broker, backend=backend, pool=pool, manifest=manifest, settings=settings, queues=queues
         )  # fmt: skip
         announce(manifest, settings, queues, children, plain=plain)
-        return worker.run(overdue=_give_up)
+        try:
+            return worker.run(overdue=_give_up)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)  # it is leaving: impatience must not change its exit status
 
 
 def _import_ahead(overrides: dict[str, Any]) -> None:
@@ -164,6 +168,9 @@ def _import_broker(overrides: dict[str, Any]) -> None:
 
 
 def _give_up() -> NoReturn:
-    logger.critical("Stopping hangs: leaving at once. What was in hand goes to others when the lease has run out")
-    logging.shutdown()
+    """Leave. The words have a thread of their own, because it may be the log that hangs."""
+    words = "Stopping hangs: leaving at once. What was in hand goes to others when the lease has run out"
+    telling = threading.Thread(target=logger.critical, args=(words,), daemon=True)
+    telling.start()
+    telling.join(1.0)
     os._exit(ExitCode.UNFINISHED)

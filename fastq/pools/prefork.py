@@ -53,7 +53,7 @@ class PreforkPool(Pool):
         self._again: deque[int] = deque()  # tickets to be put into the channel once more
         self._brake = Brake()
         self._wanted: list[tuple[float, int]] = []  # (when, child) to be forked
-        self._unborn: set[int] = set()  # children that `start` waits for
+        self._unborn: set[int] = set()  # children whose fork was ordered, and of which nothing was heard yet
         self._template_deaths = 0
         self._quiet = False
         self._interrupted, self._interrupt = os.pipe()
@@ -83,9 +83,8 @@ class PreforkPool(Pool):
         self._size = children
         self._waiting.register(self._channel.fileno(), select.POLLIN)
         self._open_template()
-        self._unborn = set(range(children))
         for child in range(children):
-            self._template.order({"fork": child})
+            self._fork(child)
         while self._unborn:
             self.collect(None)
 
@@ -184,8 +183,7 @@ class PreforkPool(Pool):
         deaths = []
         for item in news:
             if "born" in item:
-                self._pids[item["born"]] = item["pid"]
-                self._unborn.discard(item["born"])
+                self._born(item)
             elif "died" in item:
                 self._pids.pop(item["died"], None)
                 deaths.append((item["died"], item["pid"], describe(item["status"])))
@@ -197,6 +195,10 @@ class PreforkPool(Pool):
                 return ended + self._rebuild(damage)
             self._replace(child, pid, death)
         return ended
+
+    def _born(self, news: Mapping[str, int]) -> None:
+        self._unborn.discard(news["born"])
+        self._pids[news["born"]] = news["pid"]
 
     def _bury(self, child: int, death: str) -> list[Ended]:
         assert self._channel is not None
@@ -236,13 +238,13 @@ class PreforkPool(Pool):
         logger.error("The pool begins afresh: %s", damage)
         for child in self._pids:
             self._template.order({"kill": child})
-        while self._pids:
+        while self._pids or self._unborn:
             news = self._template.news()
             if news is None:
                 return self._template_died()
             for item in news:
                 if "born" in item:
-                    self._pids[item["born"]] = item["pid"]
+                    self._born(item)
                     self._template.order({"kill": item["born"]})
                 self._pids.pop(item.get("died", -1), None)
         return self._salvage("was killed, because the pool's shared memory was damaged")
@@ -251,6 +253,7 @@ class PreforkPool(Pool):
         """When all children are dead: settle the accounts of all, and have all forked again."""
         assert self._channel is not None
         self._pids.clear()
+        self._unborn.clear()
         salvage = self._channel.rebuild()
         ended = self._ended(salvage.ended)
         ended += [
@@ -280,13 +283,17 @@ class PreforkPool(Pool):
         while self._again and self._channel.put(self._again[0], self._frames[self._again[0]]):
             self._again.popleft()
 
+    def _fork(self, child: int) -> None:
+        assert self._template is not None
+        self._unborn.add(child)
+        self._template.order({"fork": child})
+
     def _fork_wanted(self) -> None:
         if not self._wanted or self._quiet:
             return
-        assert self._template is not None
         now = time.monotonic()
         for _, child in [wish for wish in self._wanted if wish[0] <= now]:
-            self._template.order({"fork": child})
+            self._fork(child)
         self._wanted = [wish for wish in self._wanted if wish[0] > now]
 
     def _patience(self, deadline: float | None) -> float | None:

@@ -150,7 +150,7 @@ def _die_with_parent() -> None:
 
 
 def _manifest(app: FastQ) -> dict[str, Any]:
-    tasks = [(task.name, task.options.ack, task.options.ignore_result) for task in app.tasks.values()]
+    tasks = [(task.name, task.options.ack) for task in app.tasks.values()]
     return {"app": app.name, "settings": fields_of(app.settings), "tasks": tasks}
 
 

@@ -55,7 +55,7 @@ class TemplateProcess:
                 raise AppImportError(message, trace)
             raise getattr(errors, kind, AppNotFound)(message)
         ready = first["ready"]
-        tasks = {name: TaskInfo(name, ack, ignore_result) for name, ack, ignore_result in ready["tasks"]}
+        tasks = {name: TaskInfo(name, ack) for name, ack in ready["tasks"]}
         return Manifest(ready["app"], ready["settings"], tasks)
 
     def hand_over(self, fds: Sequence[int]) -> None:

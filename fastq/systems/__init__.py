@@ -9,10 +9,9 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Generic, TypeVar, cast
 
-from fastq.errors import MissingExtra, UnknownScheme
+from fastq.errors import MissingExtra, UnknownScheme, did_you_mean
 
 T = TypeVar("T")
 
@@ -56,8 +55,7 @@ class Registry(Generic[T]):
 
             for entry in entry_points(group=self.group, name=scheme):
                 return cast("Callable[..., T]", entry.load())
-            near = get_close_matches(scheme, self.modules, 1)
-            hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(sorted(self.modules))}"
+            hint = did_you_mean(f"{scheme}://", [f"{known}://" for known in self.modules])
             raise UnknownScheme(f"There is no {self.kind} for {mask(url)!r}: {hint}")
         try:
             module = importlib.import_module(opener.module)

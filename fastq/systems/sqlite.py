@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from fastq.errors import ConfigurationError, UnknownSetting
+from fastq.errors import ConfigurationError, UnknownSetting, did_you_mean
 from fastq.message import now_us
 from fastq.systems.bells import Belfry
 
@@ -57,8 +56,7 @@ class SqliteUrl:
         options: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name not in _OPTIONS:
-                near = get_close_matches(name, _OPTIONS, 1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {' and '.join(_OPTIONS)}"
+                hint = did_you_mean(name, _OPTIONS)
                 raise UnknownSetting(f"{url!r} has an option {name!r} that SQLite URLs don't have: {hint}")
             if value.upper() not in _OPTIONS[name]:
                 raise ConfigurationError(f"{name}={value} in {url!r}: it takes {', '.join(_OPTIONS[name])}")

@@ -29,7 +29,7 @@ def wait_for(path: str) -> int:
     return os.getpid()
 
 
-@app.task(ack="early", ignore_result=True)
+@app.task(ack="early")
 def die() -> None:
     """Kill the process."""
     os.kill(os.getpid(), signal.SIGKILL)

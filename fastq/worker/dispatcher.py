@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from fastq.broker import Decision, Delivery
 from fastq.completion import Completed
 from fastq.errors import BrokerError
-from fastq.message import binary
 from fastq.pool import Pool
 
 from .lease import Lease
@@ -127,7 +126,7 @@ class Dispatcher:
                     continue
             ticket = next(self._tickets)
             self._in_pool[ticket] = flight
-            if not self._pool.submit(ticket, binary(flight.delivery.frame, flight.message)):
+            if not self._pool.submit(ticket, flight.frame):
                 del self._in_pool[ticket]
                 return
             self._backlog.popleft()

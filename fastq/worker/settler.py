@@ -87,7 +87,7 @@ class Settler(Loop):
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Task %s[%s] ended: %s", flight.message.task, flight.message.uuid, outcome.state)
         return Completed(
-            None if flight.early else Decision(flight.delivery), None if flight.ignores_result else outcome
+            None if flight.early else Decision(flight.delivery), None if flight.message.ignore_result else outcome
         )
 
     def _broken_off(self, flight: Flight, death: str) -> Completed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from fastq.broker import Action, Decision, Delivery
 from fastq.completion import Completed
 from fastq.errors import DeadLettered, FastQError, ProtocolError, TaskRevoked
 from fastq.failure import Failure
-from fastq.message import Message, now_us
+from fastq.message import Message, binary, now_us
 from fastq.outcome import Outcome, State
 from fastq.pool import TaskInfo
 from fastq.settings import Settings
@@ -30,6 +29,7 @@ class Flight:
 
     delivery: Delivery
     message: Message
+    frame: bytes  # the message's binary envelope
     info: TaskInfo
     handed_back: bool = False  # broken off by a shutdown: not charged
     admitted: bool = False  # the broker was told of the start, where that comes first
@@ -44,11 +44,6 @@ class Flight:
         """Whether it is acknowledged before it runs."""
         return self.info.ack == "early"
 
-    @property
-    def ignores_result(self) -> bool:
-        """Whether nothing is to be remembered of it."""
-        return self.message.ignore_result or self.info.ignore_result
-
 
 class Triage:
     """Decides about deliveries; keeps nothing but when it first saw which unknown task."""
@@ -56,7 +51,7 @@ class Triage:
     def __init__(self, tasks: Mapping[str, TaskInfo], settings: Settings) -> None:
         self._tasks = tasks
         self._settings = settings
-        self._first_seen: OrderedDict[bytes, float] = OrderedDict()
+        self._first_seen: dict[int, float] = {}  # unknown tasks, by the hash of their frames
 
     def sort(self, delivery: Delivery) -> Flight | Completed:
         """Return a flight that can start, or else what is to be done."""
@@ -64,6 +59,7 @@ class Triage:
             return dead(delivery, None, f"{len(delivery.frame)} bytes are over the limit of max_message_bytes")
         try:
             message = Message.decode(delivery.frame)
+            frame = binary(delivery.frame, message)
         except ProtocolError as error:
             return dead(delivery, None, str(error))
         if delivery.crashes >= self._settings.max_deliveries:
@@ -79,24 +75,30 @@ class Triage:
         info = self._tasks.get(message.task)
         if info is None:
             return self._unknown(delivery, message)
-        return Flight(delivery, message._replace(crashes=delivery.crashes) if delivery.crashes else message, info)
+        return Flight(delivery, message, frame, info)
 
     def _unknown(self, delivery: Delivery, message: Message) -> Completed:
         """Hold a task that this worker doesn't know, so that a newer worker may take it, and then give it up."""
         now = time.monotonic()
-        seen = self._first_seen.setdefault(message.id, now)
         grace = self._settings.unknown_task_grace_s
-        if now - seen < grace:
-            if seen == now:
-                logger.warning("Task %s[%s] is not known here; held for up to %g s", message.task, message.uuid, grace)
-            while len(self._first_seen) > _REMEMBERED:
-                self._first_seen.popitem(last=False)
-            hold_us = int(min(_HOLD_S, max(0.05, grace / 10)) * 1e6)
-            return Completed(Decision(delivery, Action.RETRY, due=now_us() + hold_us), None)
-        del self._first_seen[message.id]
-        return dead(
-            delivery, message, f"the task {message.task!r} is not known to this worker, nor was it within {grace:g} s"
-        )
+        key = hash(delivery.frame)  # what has no id of its own gets another each time it is decoded
+        if now - self._first_seen.get(key, now) >= grace:
+            self._first_seen.pop(key, None)
+            reason = f"the task {message.task!r} is not known to this worker, nor was it within {grace:g} s"
+            return dead(delivery, message, reason)
+        if key not in self._first_seen:
+            logger.warning("Task %s[%s] is not known here; held for up to %g s", message.task, message.uuid, grace)
+            self._remember(key, now, grace)
+        hold_us = int(min(_HOLD_S, max(0.05, grace / 10)) * 1e6)
+        return Completed(Decision(delivery, Action.RETRY, due=now_us() + hold_us), None)
+
+    def _remember(self, key: int, now: float, grace: float) -> None:
+        """Remember a first sight; of a flood, the first ones, so that they are given up and make room."""
+        if len(self._first_seen) >= _REMEMBERED:  # what was not seen again when its time had come is elsewhere
+            fresh = {key: seen for key, seen in self._first_seen.items() if now - seen < grace + 2 * _HOLD_S}
+            self._first_seen = fresh
+        if len(self._first_seen) < _REMEMBERED:
+            self._first_seen[key] = now
 
 
 def dead(delivery: Delivery, message: Message | None, reason: str) -> Completed:

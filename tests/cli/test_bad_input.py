@@ -82,7 +82,7 @@ def test_an_app_path_that_is_none(folder, path):
 def test_a_broker_of_an_unknown_scheme(folder, command):
     line = refuse(command, "--broker", "sqlit:///fastq.db", folder=folder)
     assert "'sqlit:///fastq.db'" in line
-    assert "did you mean sqlite://?" in line
+    assert "did you mean 'sqlite://'?" in line
 
 
 def test_a_broker_url_that_is_none_does_not_show_its_password(folder):
