@@ -165,4 +165,6 @@ def temporary_folder() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(KeyboardInterrupt):  # ^C: what was started is stopped by now
+        sys.exit(main())
+    sys.exit(130)
