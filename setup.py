@@ -52,4 +52,8 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": OptionalBuild},
+    exclude_package_data={"fastq._speedups": ["*.c", "*.h", "*.pxd", "*.pyx"]},  # sources go into the sdist only
+)

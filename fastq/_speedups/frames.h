@@ -75,6 +75,7 @@ typedef enum {
 
 /* Read the header and check it against the frame's size, once and for all of its parts. */
 static inline fq_flaw fq_read_call(const uint8_t *at, uint64_t size, fq_call *call, uint64_t *promised) {
+    *promised = 0;
     if (size < FQ_CALL_HEADER)
         return FQ_SHORT;
     call->version = at[2];
@@ -135,6 +136,7 @@ static inline void fq_write_end(uint8_t *at, const fq_end *end) {
 }
 
 static inline fq_flaw fq_read_end(const uint8_t *at, uint64_t size, fq_end *end, uint64_t *promised) {
+    *promised = 0;
     if (size < FQ_END_HEADER)
         return FQ_SHORT;
     end->version = at[2];
