@@ -60,6 +60,7 @@ class SqlBroker(Broker):
         self.system.ring(WORKERS)
 
     def subscribe(self, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> SqlSubscription:
+        self.system.server.warn_of_known_defects()
         return SqlSubscription(self.system, [check_queue(queue) for queue in queues], lease_s, about)
 
     def depth(self, queue: str) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
 import click
 
 from fastq import __version__, _speedups
 from fastq.cli.failing import Failing, show_error, status_of
-from fastq.errors import FastQError
+from fastq.errors import FastQError, did_you_mean
 
 _COMMANDS = ("worker", "call", "result", "status", "purge")
 _INTERRUPTED = 130  # what shells say of a process that ended by ^C
@@ -50,9 +49,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if not name.startswith("-") and name not in _COMMANDS:
-            near = get_close_matches(name, _COMMANDS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_COMMANDS)}"
-            raise click.UsageError(f"There is no command {name!r}: {hint}", ctx)
+            raise click.UsageError(f"There is no command {name!r}: {did_you_mean(name, _COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastq.cli import options
 from fastq.cli.showing import in_json, show_result, wait_for
-from fastq.errors import ConfigurationError, UnknownTask
+from fastq.errors import ConfigurationError, UnknownTask, did_you_mean
 from fastq.message import check_task
 from fastq.systems import mask
 from fastq.worker.logs import escape
@@ -81,9 +80,7 @@ def _find(app: FastQ, name: str) -> Any:
     try:
         return app.find_task(name)
     except UnknownTask as error:
-        near = get_close_matches(name, app.tasks, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(app.tasks)) or 'none'}"
-        raise UnknownTask(f"{error}: {hint}") from None
+        raise UnknownTask(f"{error}: {did_you_mean(name, app.tasks)}") from None
 
 
 def _value(text: str) -> Any:

@@ -86,8 +86,6 @@ class Sqlite:
             raise ConfigurationError(
                 f"SQLite {sqlite3.sqlite_version} is too old: fastq needs {'.'.join(map(str, _OLDEST))} or later"
             )
-        if self.url.journal_mode == "WAL":
-            _warn_of_wal_reset()
         self.bells = Belfry(Path(f"{self.url.path}-bells"))
         self.engine = self._engine()
 
@@ -162,6 +160,11 @@ class Sqlite:
         """Give a read transaction: one snapshot."""
         with self.engine.begin() as connection:
             yield connection
+
+    def warn_of_known_defects(self) -> None:
+        """Log, once a process, what this version of the library is known to do wrong. For those who run for long."""
+        if self.url.journal_mode == "WAL":
+            _warn_of_wal_reset()
 
     def disconnect(self) -> None:
         """Close the connections, none of which is in use; they are opened again at need."""
