@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-from . import channel_py, frames_py, ids_py
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 _wish = os.environ.get("FASTQ_SPEEDUPS", "")
 if _wish not in ("", "0", "1"):
@@ -22,8 +21,10 @@ reason = "FASTQ_SPEEDUPS=0"
 
 if _wish != "0":
     try:
-        frames_c = import_module(".frames_c", __name__)
-        channel_c = import_module(".channel_c", __name__)
+        from . import frames_c
+
+        if find_spec(".channel_c", __name__) is None:
+            raise ImportError("there is no channel_c for this system")
     except ImportError as error:
         if _wish == "1":
             raise ImportError(f"FASTQ_SPEEDUPS=1 asks for the compiled bodies: {error}") from error
@@ -32,21 +33,27 @@ if _wish != "0":
         body = "c"
         reason = "FASTQ_SPEEDUPS=1" if _wish == "1" else "they are built"
 
+if TYPE_CHECKING:
+    from .channel_py import Channel, Seat
+
 if TYPE_CHECKING or body == "python":
-    new_id = ids_py.new_id
-    pack_call = frames_py.pack_call
-    unpack_call = frames_py.unpack_call
-    pack_end = frames_py.pack_end
-    unpack_end = frames_py.unpack_end
-    Channel = channel_py.Channel
-    Seat = channel_py.Seat
+    from .frames_py import pack_call, pack_end, unpack_call, unpack_end
+    from .ids_py import new_id
 else:
     new_id = frames_c.new_id
     pack_call = frames_c.pack_call
     unpack_call = frames_c.unpack_call
     pack_end = frames_c.pack_end
     unpack_end = frames_c.unpack_end
-    Channel = channel_c.Channel
-    Seat = channel_c.Seat
+
+
+def __getattr__(name: str) -> Any:
+    """Bring in the channel when it is asked for: workers need it, and callers don't."""
+    if name not in ("Channel", "Seat"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(".channel_c" if body == "c" else ".channel_py", __name__), name)
+    globals()[name] = found
+    return found
+
 
 __all__ = ["Channel", "Seat", "body", "new_id", "pack_call", "pack_end", "reason", "unpack_call", "unpack_end"]

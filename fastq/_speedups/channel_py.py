@@ -25,7 +25,6 @@ import select
 import socket
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -357,6 +356,8 @@ def nameless_file(name: str, size: int = 0) -> int:
     try:
         file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (OSError, AttributeError):  # forbidden by a sandbox, or another system than Linux
+        import tempfile  # rarely needed, and not small
+
         file, path = tempfile.mkstemp(prefix=name)
         os.unlink(path)
         settle = os.posix_fallocate  # a full disk is an error now, and not a signal when the memory is used
