@@ -38,6 +38,8 @@ soak: setup  ## Run the long tests: minutes of load and random kills
 bench: setup  ## Measure, and print how each figure is taken
 	$(BIN)/python -m benchmarks
 
+include Makefile.speedups
+
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info fastq.db* .mypy_cache .ruff_cache .hypothesis
 
