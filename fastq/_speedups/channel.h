@@ -21,7 +21,7 @@
  * Ordering. A mark is stored with release and read with acquire (or swapped), so whoever sees the state sees
  * the payload, length and check written before it. Reading a later `tail` (acquire) shows the ring entries
  * before it. `head` is swapped with release after `tail` was read with acquire, so a child that sees a head
- * sees a tail at least as new: head never seems to be past tail. Two pairs need more than that, since each
+ * sees a tail at least as new: head never seems to be past tail. Three pairs need more than that, since each
  * side writes one word and then reads the other's:
  *   parent: tail, then idle       child: idle, then tail        (a payload, or a sleeper, is noticed)
  *   parent: tail, then waking     child: waking, then tail      (a payload is noticed, or the next is woken for it)

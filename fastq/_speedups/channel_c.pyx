@@ -134,7 +134,7 @@ cdef class Channel:
         self.collect_done()
         if ticked:
             self.tick_at = 0
-        elif rung or not self.kept:
+        if rung or not (ticked or self.kept):
             fq_silence_bell(self.bell)
         if self.kept and fq_waiting(&parent.region) > parent.region.shape.low:
             fq_arm(parent, FQ_WHEN_LOW)
@@ -204,7 +204,7 @@ cdef class Channel:
         fq_forget_sleeper(parent, child)
         if not fq_arm(parent, FQ_AT_ONCE):
             self.tick(1)
-        return Burial(self.handed_out(), running, unbegun)
+        return Burial(self.handed_out(running or unbegun), running, unbegun)
 
     def rebuild(self):
         """Begin afresh with the same descriptors, after damage, when all the children are dead."""
@@ -284,10 +284,11 @@ cdef class Channel:
         fq_vacate(&self.parent, slot)
         return ticket
 
-    cdef list handed_out(self):
+    cdef list handed_out(self, also=None):
+        """Return what was kept, or raise for a flaw when there is nothing left to return, nor anything `also`."""
         if self.parent.flaw != NULL:
             self.tick(1)  # `fileno` stays readable until `rebuild`
-            if not self.kept:
+            if not self.kept and not also:
                 raise BufferError(f"the channel's shared memory is damaged: {self.parent.flaw.decode()}")
         ended, self.kept = self.kept, []
         return ended

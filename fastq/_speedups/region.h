@@ -45,7 +45,7 @@ typedef _Atomic uint32_t fq_flag;
 #define FQ_MAX_CHILDREN 4095u
 #define FQ_MAX_CAPACITY 65535u
 
-typedef enum { FQ_FREE, FQ_WAITING, FQ_TAKEN, FQ_RUNNING, FQ_DONE, FQ_SPOILED, FQ_STATES } fq_state;
+typedef enum { FQ_FREE, FQ_WAITING, FQ_TAKEN, FQ_RUNNING, FQ_DONE, FQ_SPOILED } fq_state;
 
 /* A word of 56 bits and a check byte that no change within a single byte leaves right. */
 static inline uint64_t fq_checked(uint64_t bits) {

@@ -42,7 +42,7 @@ class Storm:
         self.stopped: set[int] = set()
 
     def run(self, seconds: float, harm: Callable[[], None]) -> None:
-        end = next_harm = last_settled = time.monotonic()
+        end = next_harm = self.settled_at = time.monotonic()
         end += seconds
         while self.out or time.monotonic() < end:
             if time.monotonic() < end:
@@ -54,11 +54,9 @@ class Storm:
                 self.go_on()
             self.put_again()
             self.crew.wait(0.05)
-            before = len(self.out)
             self.settle(self.crew.channel.take())
-            if len(self.out) != before:
-                last_settled = time.monotonic()
-            assert time.monotonic() - last_settled < 10, f"stuck: {len(self.out)} out, {self.crew.channel.running()}"
+            stuck = self.out and time.monotonic() - self.settled_at > 10
+            assert not stuck, f"{len(self.out)} out, {self.crew.channel.running()}"
         self.go_on()
         assert self.ended + self.doubtful == self.ticket
         assert self.doubtful <= self.deaths
@@ -80,6 +78,7 @@ class Storm:
         for _, ticket, outcome in ended:
             assert outcome == self.out.pop(ticket)[::-1]
             self.ended += 1
+            self.settled_at = time.monotonic()
 
     def kill(self) -> None:
         child = self.random.choice(list(self.crew.pids))
