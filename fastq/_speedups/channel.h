@@ -251,6 +251,7 @@ typedef struct {
     uint32_t *vacant, vacant_count;
     uint64_t *pending;  /* bits taken from `done` and not looked at yet */
     uint32_t armed;     /* what `armed` was set to */
+    bool stopped;
     const char *flaw;   /* what does not add up in the region, once something was found */
 } fq_parent;
 
@@ -264,6 +265,7 @@ static inline void fq_format(fq_parent *parent) {
     atomic_init(&region->header->head, parent->tail);
     atomic_init(&region->header->tail, parent->tail);
     atomic_init(&region->header->armed, FQ_AT_ONCE);
+    atomic_init(&region->header->stopped, parent->stopped);
     memset(parent->held, 0, shape.capacity * sizeof *parent->held);
     memset(parent->pending, 0, (shape.capacity + 63) / 64 * 8);
     parent->vacant_count = 0;
@@ -275,6 +277,7 @@ static inline void fq_format(fq_parent *parent) {
 
 /* Let the children leave when nothing waits any more. */
 static inline void fq_stop(fq_parent *parent) {
+    parent->stopped = true;
     fq_store(&parent->region.header->stopped, 1, seq_cst);
     fq_wake_all(&parent->region);
 }
@@ -411,6 +414,8 @@ static inline bool fq_inspect(fq_parent *parent) {
     uint64_t mark;
     if (memcmp(&region->header->shape, &region->shape, sizeof region->shape))
         parent->flaw = "the header is damaged";
+    else if (fq_load(&region->header->stopped, relaxed) != parent->stopped)
+        parent->flaw = "the children were told to leave";
     else if (fq_load(&region->header->tail, relaxed) != parent->tail || waiting > region->shape.ring_size)
         parent->flaw = "head or tail is damaged";
     for (uint32_t slot = 0; !parent->flaw && slot < region->shape.capacity; slot++) {

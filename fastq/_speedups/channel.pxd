@@ -65,6 +65,7 @@ cdef extern from "channel.h" nogil:
         uint32_t *vacant
         uint32_t vacant_count
         uint64_t *pending
+        bint stopped
         const char *flaw
 
     uint64_t fq_now()

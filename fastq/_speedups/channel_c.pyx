@@ -37,7 +37,6 @@ cdef class Channel:
     cdef object waiting  # an epoll object over the bell and the timer
     cdef list kept  # ended payloads that are not returned yet
     cdef uint64_t tick_at, inspect_at  # when the timer rings, when the region is to be inspected; 0: not set
-    cdef bint stopped
 
     def __cinit__(self):
         self.file = self.bell = self.far_bell = self.timer = -1
@@ -95,7 +94,7 @@ cdef class Channel:
         cdef uint32_t slot
         if size > FQ_EXTENT:
             raise ValueError(f"a payload of {size} bytes is over the limit of {FQ_EXTENT}")
-        if self.stopped or parent.flaw != NULL or not parent.vacant_count:
+        if parent.stopped or parent.flaw != NULL or not parent.vacant_count:
             return False
         slot = fq_reserve(parent)
         if size <= FQ_AREA:
@@ -228,8 +227,6 @@ cdef class Channel:
             else:
                 doubtful.append(self.vacated(slot))
         fq_format(parent)
-        if self.stopped:
-            fq_stop(parent)
         ended, self.kept = self.kept, []
         self.inspect_at = 0
         self.tick(0)
@@ -237,7 +234,6 @@ cdef class Channel:
 
     def stop(self):
         """Tell the children that nothing more will come: each leaves once it has ended what it runs."""
-        self.stopped = True
         if self.base != NULL:
             fq_stop(&self.parent)
 

@@ -332,6 +332,7 @@ static void run(void) {
     handed_over = settled_count = again_count = 0;
     memset(base, 0, parent.region.shape.size);
     current = -1;
+    parent.stopped = false;
     fq_format(&parent);
     for (int who = 0; who < ACTORS; who++)
         begin(who);
