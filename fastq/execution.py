@@ -71,21 +71,22 @@ def execute(app: FastQ, message: Message) -> Outcome:
         task = app.find_task(message.task)
         args, kwargs = _arguments(app, message)
     except FastQError as error:
-        return _ended(message, State.REFUSED, started_at, Failure.of(error).encode())
+        return Outcome.of(message, State.REFUSED, Failure.of(error).encode(), started_at=started_at)
     token = _running.set(message)
     try:
         value = task.function(*args, **kwargs)
         if isinstance(value, CoroutineType):
             value = _awaited(value)
         if message.ignore_result:
-            return _ended(message, State.SUCCESS, started_at)
+            return Outcome.of(message, State.SUCCESS, started_at=started_at)
         serializer = task.options.serializer
         body = encode(value, serializer, task.value_words)
     except BaseException as error:  # noqa: BLE001 - the user's code; SystemExit too ends the task, not the child
-        return _ended(message, State.FAILURE, started_at, Failure.of(error, frames_to_skip=1).encode())
+        failure = Failure.of(error, frames_to_skip=1).encode()
+        return Outcome.of(message, State.FAILURE, failure, started_at=started_at)
     finally:
         _running.reset(token)
-    return _ended(message, State.SUCCESS, started_at, body, serializer.content_type)
+    return Outcome.of(message, State.SUCCESS, body, serializer.content_type, started_at)
 
 
 def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
@@ -107,12 +108,6 @@ def _arguments(app: FastQ, message: Message) -> tuple[Sequence[Any], dict[str, A
     if kwargs and not all(isinstance(key, str) for key in kwargs):
         raise ProtocolError("The name of a keyword argument is not text")
     return args, kwargs
-
-
-def _ended(
-    message: Message, state: State, started_at: int, body: bytes = b"", content_type: str = "application/json"
-) -> Outcome:
-    return Outcome(message.id, state, body, content_type, message.attempt, message.extras.group, started_at, now_us())
 
 
 _local = threading.local()

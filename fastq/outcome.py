@@ -7,41 +7,37 @@ from typing import NamedTuple
 
 from . import _speedups
 from .errors import ProtocolError
-from .message import CONTENT_CODES, check_times, content_type_of
+from .message import CONTENT_CODES, Message, check_times, content_type_of, now_us
 
 
 class State(str, enum.Enum):
-    """The states of a task, as everyone sees them."""
+    """The states of a task, as everyone sees them. `code` stands for one in frames, 0 for none that travels."""
 
-    PENDING = "PENDING"  # nothing is known: not started, not ended, or never heard of
-    STARTED = "STARTED"
-    RETRY = "RETRY"
-    SUCCESS = "SUCCESS"
-    FAILURE = "FAILURE"
-    REVOKED = "REVOKED"  # revoked, or expired before it could start
-    LOST = "LOST"  # its process died, and it will not run again
-    REFUSED = "REFUSED"  # from child to parent only: the message can't be run, and becomes a dead letter
+    PENDING = "PENDING", 0  # nothing is known: not started, not ended, or never heard of
+    STARTED = "STARTED", 1
+    RETRY = "RETRY", 2
+    SUCCESS = "SUCCESS", 3
+    FAILURE = "FAILURE", 4
+    REVOKED = "REVOKED", 5  # revoked, or expired before it could start
+    LOST = "LOST", 6  # its process died, and it will not run again
+    REFUSED = "REFUSED", 7  # from child to parent only: the message can't be run, and becomes a dead letter
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing follows: a terminal state is never replaced by another."""
-        return self in _TERMINAL
+    code: int
+    terminal: bool  # whether nothing follows: a terminal state is never replaced by another
+
+    def __new__(cls, value: str, code: int) -> State:  # noqa: PYI034 - Self is in typing from Python 3.11 on
+        """Make a member; its attributes are looked up without hashing it, which costs a call until Python 3.12."""
+        state = str.__new__(cls, value)
+        state._value_ = value
+        state.code = code
+        state.terminal = value in ("SUCCESS", "FAILURE", "REVOKED", "LOST")
+        return state
 
     def __str__(self) -> str:
-        return self.value
+        return str(self.value)
 
 
-_TERMINAL = frozenset((State.SUCCESS, State.FAILURE, State.REVOKED, State.LOST))
-_CODES = {
-    State.STARTED: 1,
-    State.RETRY: 2,
-    State.SUCCESS: 3,
-    State.FAILURE: 4,
-    State.REVOKED: 5,
-    State.LOST: 6,
-    State.REFUSED: 7,
-}
-_STATES = {code: state for state, code in _CODES.items()}
+_STATES = {state.code: state for state in State if state.code}
 _PLAIN = "application/json"
 _NO_GROUP = bytes(16)  # what stands in a frame where there is none
 
@@ -63,6 +59,17 @@ class Outcome(NamedTuple):
     finished_at: int = 0
     due: int = 0  # in RETRY: when the next attempt may start
 
+    @classmethod
+    def of(
+        cls, message: Message, state: State, body: bytes = b"", content_type: str = _PLAIN, started_at: int = 0
+    ) -> Outcome:
+        """Return what a message came to, as of now."""
+        # Not through __new__, which NamedTuple writes in Python and which takes three times as long.
+        return tuple.__new__(
+            cls,
+            (message.id, state, body, content_type, message.attempt, message.extras.group, started_at, now_us(), 0),
+        )
+
     def encode(self) -> bytes:
         """Return the frame. Raises ProtocolError for a field that it can't carry."""
         code = CONTENT_CODES.get(self.content_type, 0)
@@ -70,12 +77,14 @@ class Outcome(NamedTuple):
             check_times(self.started_at, self.finished_at, self.due)
             if self.group == _NO_GROUP:
                 raise ValueError("the nil UUID names no group")
+            if not self.state.code:
+                raise ValueError(f"nothing is framed as {self.state}")
             return _speedups.pack_end(
-                self.id, _CODES[self.state], self.attempt, code, "" if code else content_type_of(0, self.content_type),
+                self.id, self.state.code, self.attempt, code, "" if code else content_type_of(0, self.content_type),
                 self.body,
                 self.group, self.started_at, self.finished_at, self.due,
             )  # fmt: skip
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise ProtocolError(f"The outcome of {self.id.hex()} can't be framed: {error}") from error
 
     @classmethod
@@ -90,5 +99,5 @@ class Outcome(NamedTuple):
             raise ProtocolError(f"Not an outcome: state {code} is not known here") from None
         except ValueError as error:
             raise ProtocolError(f"Not an outcome: {error}") from error
-        # As in Message.decode.
+        # As in `of`.
         return tuple.__new__(cls, (id, state, body, content_type, attempt, group, started_at, finished_at, due))

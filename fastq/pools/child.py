@@ -43,9 +43,7 @@ def _run(app: FastQ, frame: bytes, title: Title) -> bytes:
     try:
         return outcome.encode()
     except ProtocolError as error:  # a return value past what a frame can hold
-        failed = Outcome(
-            outcome.id, State.FAILURE, Failure.of(error).encode(), attempt=outcome.attempt, group=outcome.group
-        )
+        failed = Outcome.of(message, State.FAILURE, Failure.of(error).encode())
         return failed.encode()
 
 

@@ -114,4 +114,4 @@ def failed(message: Message, error: FastQError, state: State = State.FAILURE) ->
     if message.ignore_result:
         return None
     body = Failure.of(error).encode()
-    return Outcome(message.id, state, body, attempt=message.attempt, group=message.extras.group, finished_at=now_us())
+    return Outcome.of(message, state, body)
