@@ -27,9 +27,9 @@
  *   parent: tail, then waking     child: waking, then tail      (a payload is noticed, or the next is woken for it)
  *   parent: armed, then done      child: done, then armed       (an outcome, or a waiting parent, is noticed)
  * Those accesses are sequentially consistent: in their single order one side comes second and sees the other.
- * On x86-64 that makes the writes locked instructions, and all the other accesses plain moves; on arm64 it is
- * STLR/LDAR and the acquire-release forms of the LSE atomics, of which LDAR is not reordered before an
- * earlier STLR. Nothing here depends on x86's stronger order.
+ * On x86-64 that makes the writes locked instructions, and all the other accesses plain moves. On arm64 it is
+ * STLR, LDAR and the acquire-release forms of the LSE atomics: an LDAR is not reordered before an earlier STLR,
+ * nor before the store of an earlier atomic that releases. Nothing here depends on x86's stronger order.
  *
  * Trust. The parent keeps what matters in memory of its own (`fq_parent.held`) and takes the region for
  * what an untrusted process may have written: indices are bounded, lengths are bounded and read once,
