@@ -21,14 +21,14 @@ reason = "FASTQ_SPEEDUPS=0"
 
 if _wish != "0":
     try:
-        from . import frames_c
-
-        if find_spec(".channel_c", __name__) is None:
-            raise ImportError("there is no channel_c for this system")
+        for _name in ("channel_c", "frames_c"):
+            if find_spec(f".{_name}", __name__) is None:
+                raise ImportError(f"there is no {_name}")
+        frames_c = import_module(".frames_c", __name__)
     except ImportError as error:
         if _wish == "1":
             raise ImportError(f"FASTQ_SPEEDUPS=1 asks for the compiled bodies: {error}") from error
-        reason = f"the compiled bodies are not built ({error})"
+        reason = f"the compiled bodies are not built: {error}"
     else:
         body = "c"
         reason = "FASTQ_SPEEDUPS=1" if _wish == "1" else "they are built"
