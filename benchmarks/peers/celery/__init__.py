@@ -1,0 +1,1 @@
+"""celery as a contender."""

@@ -1,0 +1,1 @@
+"""fastq as a contender."""

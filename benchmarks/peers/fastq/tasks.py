@@ -1,0 +1,66 @@
+"""fastq itself; it runs in the harness's own environment, with the compiled bodies or the Python ones."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.peers import tally
+from benchmarks.peers.peer import KEEP, URL, Peer
+from fastq import AsyncResult, FastQ, Task
+
+app = FastQ("bench", broker=URL, ignore_result=not KEEP)
+ROOT = Path(__file__).parents[3]
+
+
+@app.task
+def same(value: int) -> int:
+    tally.ran()
+    return value
+
+
+@app.task
+def size(text: str) -> int:
+    tally.ran()
+    return len(text)
+
+
+@app.task
+def late(sent: float) -> None:
+    tally.waited(sent)
+
+
+@app.task
+def nap(seconds: float) -> None:
+    tally.began()
+    time.sleep(seconds)
+    tally.ended()
+
+
+class Adapter(Peer):
+    """Its defaults: a worker says only how many children it has."""
+
+    tasks: ClassVar[dict[str, Task[..., Any]]] = {"same": same, "size": size, "late": late, "nap": nap}
+
+    def workers(self, children: int) -> list[list[str]]:
+        return [
+            [
+                sys.executable, "-m", "fastq", "worker", "-A", "benchmarks.peers.fastq.tasks:app",
+                "--folder", str(ROOT), "-c", str(children), "--loglevel", "warning",
+            ]
+        ]  # fmt: skip
+
+    def send(self, task: str, argument: Any) -> AsyncResult[Any]:
+        return self.tasks[task].delay(argument)
+
+    def send_many(self, task: str, arguments: Sequence[Any]) -> AsyncResult[Any]:
+        found = self.tasks[task]
+        messages = [found._call((argument,), None).message(app.settings) for argument in arguments]
+        app.broker.publish(messages)
+        return AsyncResult(messages[-1].uuid, app, ignored=not KEEP)
+
+    def wait(self, handle: Any, timeout_s: float) -> Any:
+        return handle.get(timeout_s)

@@ -1,0 +1,1 @@
+"""huey as a contender."""

@@ -1,0 +1,1 @@
+"""rq as a contender."""

@@ -1,0 +1,1 @@
+"""saq as a contender."""

@@ -1,0 +1,1 @@
+"""streaq as a contender."""
