@@ -5,12 +5,19 @@ from __future__ import annotations
 from fastq.backend import Backend
 from fastq.systems import Opener, Registry
 
+_REDIS = Opener("fastq.backends.redis", "RedisBackend", extra="redis")
+
 _registry: Registry[Backend] = Registry(
     kind="backend",
     group="fastq.backends",
     modules={
         "memory": Opener("fastq.backends.memory", "MemoryBackend"),
         "sqlite": Opener("fastq.backends.sql", "SqlBackend"),
+        "redis": _REDIS,
+        "rediss": _REDIS,
+        "redis+unix": _REDIS,
+        "redis+sentinel": _REDIS,
+        "redis+cluster": _REDIS,
     },
 )
 

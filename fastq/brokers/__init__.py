@@ -5,12 +5,19 @@ from __future__ import annotations
 from fastq.broker import Broker
 from fastq.systems import Opener, Registry
 
+_REDIS = Opener("fastq.brokers.redis", "RedisBroker", extra="redis")
+
 _registry: Registry[Broker] = Registry(
     kind="broker",
     group="fastq.brokers",
     modules={
         "memory": Opener("fastq.brokers.memory", "MemoryBroker"),
         "sqlite": Opener("fastq.brokers.sql", "SqlBroker"),
+        "redis": _REDIS,
+        "rediss": _REDIS,
+        "redis+unix": _REDIS,
+        "redis+sentinel": _REDIS,
+        "redis+cluster": _REDIS,
     },
 )
 
