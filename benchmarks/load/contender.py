@@ -59,8 +59,8 @@ class Entry:
 
 
 OURS = (
-    Entry("fastq", "fastq", "at least once", brokers=("redis", "sqlite"), speedups="1"),
-    Entry("fastq, Python bodies", "fastq", "at least once", brokers=("redis", "sqlite"), speedups="0"),
+    Entry("fastq", "fastq", "at least once", brokers=("redis", "sqlite", "memory"), speedups="1"),
+    Entry("fastq, Python bodies", "fastq", "at least once", brokers=("redis", "sqlite", "memory"), speedups="0"),
 )
 PEERS = (
     Entry("celery prefork", "celery", "at least once"),
@@ -155,7 +155,8 @@ class Driven:
 def driven(entry: Entry, url: str, *, keep: bool) -> Iterator[Contender]:
     """Run the driver of a contender on an empty database; end its processes, and empty the database, at the end.
 
-    `url` is that of a Redis database which nobody else uses, or "sqlite", for a file in a new folder.
+    `url` is that of a Redis database which nobody else uses; or "sqlite", for a file in a new folder;
+    or memory://, for what lives in the driver itself.
     """
     python = Path(sys.executable) if entry.ours else venvs.python_of(entry.folder)
     with tempfile.TemporaryDirectory(prefix="fastq-bench-") as name:
@@ -168,7 +169,7 @@ def driven(entry: Entry, url: str, *, keep: bool) -> Iterator[Contender]:
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "",
             "BENCH_FOLDER": name,
-            "BENCH_URL": url if database is not None else f"sqlite:///{name}/queue.db",
+            "BENCH_URL": f"sqlite:///{name}/queue.db" if url == "sqlite" else url,
             "BENCH_KEEP": "1" if keep else "0",
             "BENCH_VARIANT": entry.variant,
             **({"FASTQ_SPEEDUPS": entry.speedups} if entry.speedups else {}),

@@ -6,7 +6,7 @@ import socket
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-Reply: TypeAlias = "bytes | int | None | list[Reply]"
+Reply: TypeAlias = "bytes | int | list[Reply] | None"
 
 
 class RedisAt:

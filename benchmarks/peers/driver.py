@@ -35,6 +35,7 @@ class Driver:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.roots: list[subprocess.Popen[bytes]] = []
+        self.stop_inside: Callable[[], None] | None = None
         self.before = 0  # runs that were counted when the queue was last empty
         self.sent = 0
         self.last: Any = None
@@ -54,6 +55,9 @@ class Driver:
         """Start the worker, and do not wait."""
         self.before = tally.count()
         self.sent = max(self.sent, 1)
+        self.stop_inside = self.peer.start_inside(children)
+        if self.stop_inside is not None:
+            return
         with (tally.FOLDER / "worker.log").open("ab") as log:
             self.roots = [
                 subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -64,6 +68,8 @@ class Driver:
         """End the worker, kindly for five seconds."""
         everyone = self.everyone()
         send_signal(everyone, signal.SIGCONT)
+        if self.stop_inside is not None:
+            self.stop_inside()
         send_signal([root.pid for root in self.roots], signal.SIGTERM)
         self.reap(5)
         send_signal(everyone, signal.SIGKILL)
@@ -71,13 +77,18 @@ class Driver:
         self.roots = []
 
     def kill(self) -> None:
-        """End every process of the worker at once."""
+        """End every process of the worker at once; a worker in this process only stops."""
+        if self.stop_inside is not None:
+            self.stop()
+            self.stop_inside = None
         send_signal(self.everyone(), signal.SIGKILL)
         self.reap(5)
         self.roots = []
 
     def everyone(self) -> list[int]:
-        """Return the worker's processes."""
+        """Return the worker's processes, without this one."""
+        if self.stop_inside is not None:
+            return family(os.getpid())[1:]
         return [pid for root in self.roots for pid in family(root.pid)]
 
     def reap(self, limit_s: float) -> None:
@@ -134,7 +145,7 @@ class Driver:
         while tally.count() - self.before < self.sent:
             if time.monotonic() > until:
                 raise TimeoutError(f"{tally.count() - self.before} of {self.sent} tasks have run in {limit_s} s")
-            if not any(root.poll() is None for root in self.roots):
+            if self.roots and not any(root.poll() is None for root in self.roots):
                 raise RuntimeError("the worker has ended")
             time.sleep(0.002)
 
@@ -145,7 +156,7 @@ class Driver:
 
     def idle(self, seconds: float) -> dict[str, float]:
         """Return the memory of the worker's processes, their number, and the CPU that they use without work."""
-        pids = self.everyone()
+        pids = [os.getpid(), *self.everyone()] if self.stop_inside is not None else self.everyone()
         before, began = sum(map(cpu_s, pids)), time.monotonic()
         time.sleep(seconds)
         cpu = (sum(map(cpu_s, pids)) - before) / (time.monotonic() - began) * 100

@@ -15,7 +15,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ RESULT_S = 3600
 
 class Peer:
     """A contender that is called without an event loop. `send` and `wait` are the least to be said."""
+
+    def start_inside(self, children: int) -> Callable[[], None] | None:
+        """Start a worker in this process, for a broker that lives in it; return what stops it."""
+        return None
 
     def workers(self, children: int) -> list[list[str]]:
         """Return the commands that make up the worker, for as many children, or two CPUs."""

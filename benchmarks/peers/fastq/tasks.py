@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +45,16 @@ class Adapter(Peer):
     """Its defaults: a worker says only how many children it has."""
 
     tasks: ClassVar[dict[str, Task[..., Any]]] = {"same": same, "size": size, "late": late, "nap": nap}
+
+    def start_inside(self, children: int) -> Callable[[], None] | None:
+        if not URL.startswith("memory"):
+            return None
+        from fastq.testing.workers import running_worker
+
+        stack = ExitStack()
+        path = "benchmarks.peers.fastq.tasks:app"
+        stack.enter_context(running_worker(app, path, folder=str(ROOT), concurrency=children))
+        return stack.close
 
     def workers(self, children: int) -> list[list[str]]:
         return [

@@ -14,6 +14,7 @@ asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 queue = Queue.from_url(URL, name="bench", dump=lambda value: orjson.dumps(value).decode(), load=orjson.loads)
 TTL_S = RESULT_S if KEEP else -1  # -1 keeps no result
+# Its default of one try would give up a task whose worker died.
 
 
 async def same(_ctx, *, argument):
@@ -48,7 +49,7 @@ class Adapter(AsyncPeer):
         await queue.connect()
 
     async def asend(self, task, argument):
-        return await queue.enqueue(task, argument=argument, ttl=TTL_S, timeout=600)
+        return await queue.enqueue(task, argument=argument, ttl=TTL_S, retries=3)
 
     async def await_result(self, handle, timeout_s):
         # Polled: its push can be missed by a call that was sent before the subscription.
