@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -167,10 +168,8 @@ def versions_of(entries: Sequence[Entry]) -> dict[str, str]:
     matter = ("redis", "hiredis", "coredis", "kombu", "taskiq-redis", "uvloop", "orjson")
     found: dict[str, str] = {}
     for folder in dict.fromkeys(entry.folder for entry in entries):
-        if folder == "fastq":
-            found[folder] = __version__
-            continue
-        there = venvs.versions(venvs.python_of(folder))
+        there = venvs.versions(sys.executable if folder == "fastq" else venvs.python_of(folder))
         extras = [f"{name} {there[name]}" for name in matter if name in there]
-        found[folder] = f"{there[folder]} ({', '.join(extras)})"
+        version = __version__ if folder == "fastq" else there[folder]
+        found[folder] = f"{version} ({', '.join(extras)})"
     return found
