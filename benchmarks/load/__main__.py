@@ -13,10 +13,12 @@ from benchmarks.load.run import Results, run
 
 ALL = ",".join(dict.fromkeys(entry.folder for entry in PEERS))
 
+REDIS_URL = "redis://127.0.0.1:6379"
+
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--broker", type=click.Choice(["redis", "sqlite", "memory"]), default="redis", show_default=True)
-@click.option("--redis-url", default="redis://127.0.0.1:6379", show_default=True, help="Databases 9 to 13 are EMPTIED.")
+@click.option("--redis-url", default=REDIS_URL, show_default=True, help="Databases 9 to 13 are EMPTIED.")
 @click.option("--peers", default=ALL, show_default=True, help="Names, by commas; empty for none.")
 @click.option("--runs", type=click.IntRange(1, 50), default=5, show_default=True)
 @click.option("--quick", is_flag=True, help="Small sizes, to see that everything works.")

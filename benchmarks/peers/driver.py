@@ -147,7 +147,7 @@ class Driver:
                 raise TimeoutError(f"{tally.count() - self.before} of {self.sent} tasks have run in {limit_s} s")
             if self.roots and not any(root.poll() is None for root in self.roots):
                 raise RuntimeError("the worker has ended")
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     # -- single figures -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from threading import get_ident
 
 SLOTS = 4096
 FOLDER = Path(os.environ["BENCH_FOLDER"])
@@ -24,9 +25,16 @@ with _counts.open("r+b") as _file:
     _slots = memoryview(mmap.mmap(_file.fileno(), 8 * SLOTS)).cast("Q")
 
 
+_mine: dict[int, int] = {}  # this process's threads, and their slots
+os.register_at_fork(after_in_child=_mine.clear)
+
+
 def ran() -> None:
     """Count one run."""
-    _slots[threading.get_native_id() % SLOTS] += 1
+    thread = get_ident()
+    if thread not in _mine:
+        _mine[thread] = threading.get_native_id() % SLOTS
+    _slots[_mine[thread]] += 1
 
 
 def began() -> None:
