@@ -142,14 +142,11 @@ def _serve(pool: Pool, manifest: Manifest, queues: list[str] | None, *, plain: b
         closing(open_backend(settings.backend_url, expires_s=settings.result_expires_s)) as backend,
     ):
         worker = Worker(
-            broker=broker, backend=backend, pool=pool, manifest=manifest, settings=settings, queues=queues
+            broker=broker, backend=backend, pool=pool, manifest=manifest, settings=settings, queues=queues,
+            leaving=True,
         )  # fmt: skip
         announce(manifest, settings, queues, children, plain=plain)
-        try:
-            return worker.run(overdue=_give_up)
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)  # it is leaving: impatience must not change its exit status
+        return worker.run(overdue=_give_up)
 
 
 def _import_ahead(overrides: dict[str, Any]) -> None:

@@ -27,11 +27,16 @@ class Wishes:
     A handler does nothing but write a byte to a pipe: no user code is interrupted by it. It serves once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaving: bool = False) -> None:
+        """With `leaving`, the signals are ignored afterwards, not given back: the process is about to end.
+
+        Given back, they could end it in between, with another status than its own.
+        """
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
         self._closing = threading.RLock()  # `send` never writes to a closed descriptor; a handler may interrupt another
+        self._leaving = leaving
         self._interrupted = False
         self._strongest = Wish.NOTHING
         self._before: dict[int, object] = {}
@@ -59,7 +64,8 @@ class Wishes:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
+            after = signal.SIG_IGN if self._leaving else handler
+            signal.signal(number, after)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
         self._before.clear()
         with self._closing:
             for end in (self._read, self._write):

@@ -44,18 +44,18 @@ class ExitCode(enum.IntEnum):
 class Worker:
     """One worker incarnation. `run` lives until a signal or `stop_soon`; everything it starts it also ends.
 
-    `pool` has loaded its app, and `manifest` is what it found.
+    `pool` has loaded its app, and `manifest` is what it found. With `leaving`, the process ends when `run` does.
     """
 
     def __init__(
         self, *, broker: Broker, backend: Backend, pool: Pool, manifest: Manifest, settings: Settings,
-        queues: Sequence[str],
+        queues: Sequence[str], leaving: bool = False,
     ) -> None:  # fmt: skip
         self._broker = broker
         self._pool = pool
         self._settings = settings
         self._children = settings.concurrency or os.cpu_count() or 1
-        self._wishes = Wishes()
+        self._wishes = Wishes(leaving=leaving)
         self._failure: BaseException | None = None
         about = {
             "app": manifest.app, "host": socket.gethostname(), "pid": str(os.getpid()), "queues": ",".join(queues),
