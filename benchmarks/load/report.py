@@ -75,6 +75,27 @@ def lost(results: Results) -> list[str]:
     return sentences
 
 
+#: How near fastq comes to what Redis does for a process that runs nothing.
+LIMITS = (
+    ("drain", "taken and settled, with results"),
+    ("drain_unkept", "taken and settled, without results"),
+    ("single", "LPUSH, one at a time, raw socket"),
+    ("bulk", "LPUSH, pipeline of 100, raw socket"),
+)
+
+
+def nearness(results: Results) -> list[str]:
+    """Return, for each limit that was measured, how much of it fastq reaches."""
+    sentences = []
+    for key, name in LIMITS:
+        ours, limit = results.of(results.ours[0], key), results.floor.get(name)
+        if ours and limit:
+            percent = statistics.median(ours) / statistics.median(limit) * 100
+            title = next(measure.title for measure in MEASURES if measure.key == key)
+            sentences.append(f'{title}: fastq does {shown(percent)} % of "{name}"')
+    return sentences
+
+
 # -- terminal -----------------------------------------------------------------------------------------
 
 
@@ -98,6 +119,8 @@ def show(results: Results) -> None:
         for name, median, spread in floor_rows(results):
             table.add_row(name, median, spread)
         console.print(table)
+        for sentence in nearness(results):
+            console.print(f"  {sentence}", highlight=False)
     console.print("Rows that fastq loses:" if lost(results) else "fastq loses no row.")
     for sentence in lost(results):
         console.print(f"  {sentence}", highlight=False)
@@ -173,6 +196,7 @@ def rst_lines(results: Results, path: Path, plots: Sequence[Path]) -> Iterator[s
         yield "in a small hash, 400 tasks by one script call each way."
         yield ""
         yield from table(("commands", "median", "spread"), list(floor_rows(results)))
+        yield from (f"* {sentence}" for sentence in nearness(results))
 
 
 FAIRNESS = """

@@ -70,8 +70,8 @@ def run(broker: str, redis_url: str, peers: Sequence[str], runs: int, sizes: Siz
         ours=[entry.name for entry in entries if entry.ours],
     )
     broker_of = dict.fromkeys(entries, broker)
-    if broker == "redis" and not known("redis"):
-        results.notes.append("This fastq has no redis:// broker yet: fastq is on SQLite here, and is not comparable.")
+    if broker == "redis" and (reason := refusal("redis")):
+        results.notes.append(f"fastq is on SQLite here, and not comparable: {reason}")
         broker_of |= {entry: "sqlite" for entry in entries if entry.ours}
     for note in results.notes:
         console.print(f"[yellow]{note}[/]")
@@ -106,13 +106,13 @@ def chosen(broker: str, peers: Sequence[str]) -> list[Entry]:
     return ours + [entry for entry in PEERS if entry.folder in peers and broker in entry.brokers]
 
 
-def known(scheme: str) -> bool:
-    """Return whether this fastq has a broker for a scheme, and what it needs."""
+def refusal(scheme: str) -> str:
+    """Return why this fastq can't use a scheme; nothing where it can."""
     try:
         import_broker(f"{scheme}://localhost")
-    except FastQError:
-        return False
-    return True
+    except FastQError as error:
+        return str(error)
+    return ""
 
 
 def database_url(redis_url: str, turn: int) -> str:
