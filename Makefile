@@ -32,6 +32,12 @@ test: lint  ## Check style and types, and run the tests, with the Python bodies 
 	@if $(COMPILED); then set -x; FASTQ_SPEEDUPS=1 $(BIN)/python -m pytest $(TESTS); \
 	else echo "The compiled bodies are not built here: the tests ran with the Python bodies alone."; fi
 
+services:  ## Start the servers that tests use, installing Debian's packages of those that are missing
+	@redis-cli -h 127.0.0.1 ping >/dev/null 2>&1 || { \
+		command -v redis-server >/dev/null || { apt-get update -q && apt-get install -qy redis-server; }; \
+		redis-server --daemonize yes --bind 127.0.0.1 --port 6379 --save '' --appendonly no; }
+	@redis-cli -h 127.0.0.1 ping
+
 soak: setup  ## Run the long tests: minutes of load and random kills
 	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 1800
 
@@ -43,4 +49,4 @@ include Makefile.speedups
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info fastq.db* .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo lint test soak bench clean
+.PHONY: help setup demo lint test services soak bench clean
