@@ -19,7 +19,7 @@ from fastq.outcome import Outcome
 from fastq.systems import redis_results
 from fastq.systems.redis_listener import Listener
 from fastq.systems.redis_nodes import Nodes
-from fastq.systems.redis_scripts import Script
+from fastq.systems.redis_scripts import LIST_QUEUES, Script
 from fastq.systems.redis_url import RedisUrl
 from fastq.systems.redis_wire import ERRORS, Unanswered, explain, pack
 
@@ -108,7 +108,7 @@ class RedisSystem:
         if any("READONLY" in str(failure) for failure in failures):  # a failover: next time find the new master
             self.nodes.disconnect()
             self.nodes.forget()
-        if failures and len(failures) < len(replies):
+        if failures and len(failures) < len(replies):  # which takes a server that runs full in between
             raise Unanswered(f"a part of it was refused: {failures[0]}")
         if failures:
             raise failures[0]
@@ -120,7 +120,15 @@ class RedisSystem:
         if len(calls) == 1:
             return self.nodes.run(where, packed, 1)
         *_, last = self.nodes.run(where, _MULTI + packed + _EXEC, len(calls) + 2)
-        return list(last) if isinstance(last, list) else [last]
+        if isinstance(last, list):
+            return last
+        # Discarded, for instance because over `maxmemory` nothing is queued, not even what is about to free some.
+        replies: list[Any] = []
+        for call in calls:
+            replies += self._try([call])
+            if isinstance(replies[-1], hiredis.ReplyError):
+                break
+        return replies
 
     def _load(self, calls: Sequence[Call]) -> None:
         scripts = {call.script: call.keys[0] if call.keys else "" for call in calls}
@@ -148,7 +156,7 @@ class RedisSystem:
         """See to it that queues are in the list of those that people are shown."""
         now = time.monotonic()
         if unknown := [queue for queue in queues if now - self._listed.get(queue, -_REMEMBER_S) >= _REMEMBER_S]:
-            self.command(self._queues_key, pack(("SADD", self._queues_key, *unknown)))
+            self.call(LIST_QUEUES, [self._queues_key], *unknown)
             self._listed.update(dict.fromkeys(unknown, now))
 
     def queue_names(self) -> list[str]:

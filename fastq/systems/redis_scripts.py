@@ -138,6 +138,15 @@ return count
 """.replace("LOOK_AGAIN", str(LOOK_AGAIN_US))
 )
 
+#: KEYS: the list of queues, a set. ARGV: names to be in it.
+LIST_QUEUES = Script(
+    CLOCK
+    + """
+call('SREM', KEYS[1], '')
+call('SADD', KEYS[1], unpack(ARGV))
+"""
+)
+
 #: KEYS: queues. ARGV: now, owner, lease in microseconds, about.
 SUBSCRIBE = Script(
     CLOCK

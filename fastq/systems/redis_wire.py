@@ -193,12 +193,14 @@ def explain(url: RedisUrl, error: BaseException) -> str:
         remedy = next((remedy for start, remedy in _REMEDIES.items() if start in text), "")
     elif isinstance(error, ssl.SSLCertVerificationError):
         remedy = "give the certificate of its authority as ?ssl_ca_certs=file"
-    elif isinstance(error, ssl.SSLError):
+    elif isinstance(error, ssl.SSLError) or "handshake" in text:
         remedy = "if the server does not speak TLS, the URL begins with redis://"
     elif isinstance(error, hiredis.ProtocolError):
         remedy = "if the server speaks TLS, the URL begins with rediss://; else it is not a Redis"
     elif url.kind == "unix" or isinstance(error, (socket.gaierror, ConnectionRefusedError)):
         remedy = "check the address, and that the server runs"
+    elif isinstance(error, ConnectionError) and not url.tls:
+        remedy = "if that is so from the start: a server that speaks TLS wants a URL that begins with rediss://"
     else:
         remedy = ""
     return f"Redis at {url.shown} failed: {text}" + (f" ({remedy})" if remedy else "")

@@ -1,8 +1,7 @@
-"""Redis, by the suites of all contracts: on the server at FASTQ's usual address, under names of each test's own."""
+"""Redis, by the suites of all contracts, on a server of its own."""
 
 from __future__ import annotations
 
-import socket
 import uuid
 
 import pytest
@@ -13,43 +12,32 @@ from fastq.backends.memory import MemoryBackend
 from fastq.brokers import open_broker
 from fastq.completion import StoreThenSettle, completion_of
 from fastq.systems.memory import MemorySystem
-from fastq.systems.redis_url import RedisUrl
-from fastq.systems.redis_wire import Wire, pack
 from fastq.testing.backends import BackendConformance
 from fastq.testing.brokers import BrokerConformance
 from fastq.testing.clocks import FakeClock
 from fastq.testing.completion import CompletionConformance
 from tests.conformance.test_broker_model import BrokerMachine
+from tests.conftest import require_service
+from tests.redis_server import RedisServer, has_redis
 
-ADDRESS = ("127.0.0.1", 6379)
-
-
-def clean(url: str) -> None:
-    """Delete all keys under the prefix of a URL."""
-    parsed = RedisUrl.parse(url)
-    wire = Wire(parsed, ADDRESS, login=("", ""), db=parsed.db)
-    (keys,) = wire.exchange(pack(("KEYS", f"*{parsed.prefix}*")), 1)
-    if keys:
-        wire.exchange(pack(("UNLINK", *keys)), 1)
-    wire.close()
+_server: list[RedisServer] = []
 
 
 def own_url() -> str:
-    return f"redis://127.0.0.1:6379/9?prefix=t{uuid.uuid4().hex}"
+    return f"{_server[0].url}?prefix=t{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(request):
-    from tests.conftest import require_service
-
-    require_service("Redis", lambda: socket.create_connection(ADDRESS, 1).close())
+def server(tmp_path_factory):
+    require_service("Redis", has_redis)
+    _server.append(RedisServer(tmp_path_factory.mktemp("redis")).start())
+    yield
+    _server.pop().kill()
 
 
 @pytest.fixture
 def url():
-    url = own_url()
-    yield url
-    clean(url)
+    return own_url()
 
 
 class TestRedisBroker(BrokerConformance):
@@ -112,14 +100,9 @@ class TestCompletionOverTwoSystems(TestRedisCompletion):
 
 class RedisMachine(BrokerMachine):
     def open(self):
-        self.url = own_url()
-        broker = open_broker(self.url)
+        broker = open_broker(own_url())
         broker.system.clock = self.clock.now_us
         return broker
-
-    def teardown(self) -> None:
-        super().teardown()
-        clean(self.url)
 
 
 TestRedisAgainstTheModel = RedisMachine.TestCase
