@@ -123,7 +123,7 @@ def kept(contender: Contender, sizes: Sizes) -> Found:
     found |= {"trip_p50": percentile(trips, 50), "trip_p99": percentile(trips, 99)}
     count = warm(contender, sizes)
     found["bulk"], found["drain"] = filled_and_drained(contender, "same", 7, count)
-    _, found["drain_large"] = filled_and_drained(contender, "size", LARGE, min(max(count // 3, 200), 5000))
+    _, found["drain_large"] = filled_and_drained(contender, "size", LARGE, min(max(count // 3, 200), 20_000))
     contender.freeze()
     found["single"] = contender.send_each("same", 7, min(sizes.seconds, 2))
     return found
