@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -278,6 +279,23 @@ def test_a_worker_says_what_its_deployment_promises_and_warns_of_eviction(tmp_pa
 )
 def test_each_kind_of_persistence_has_its_words(info, settings, said):
     assert said in durability(info, settings)
+
+
+def test_the_permissions_in_the_documentation_are_enough(tmp_path, caplog):
+    page = (Path(__file__).parents[1] / "docs/redis.rst").read_text()
+    rules = page.partition("access is limited (``ACL``)::")[2].partition("Without")[0].split()
+    server = RedisServer(tmp_path / "redis").start()
+    assert server.command("ACL", "SETUSER", "worker", "on", ">pw", *rules) == b"OK"
+    with caplog.at_level(logging.INFO):
+        goes_round(f"redis://worker:pw@127.0.0.1:{server.port}")
+    assert "no persistence, so a restart loses all messages" in caplog.text
+    broker = open_broker(f"redis://worker:pw@127.0.0.1:{server.port}?prefix=other")
+    with pytest.raises(BrokerUnavailable, match="permission"):
+        broker.publish([call()])
+    broker.close()
+    assert server.command("ACL", "SETUSER", "worker", "-client|unblock", "-info", "-config") == b"OK"
+    goes_round(f"redis://worker:pw@127.0.0.1:{server.port}")
+    server.kill()
 
 
 def test_nothing_is_taken_by_who_was_interrupted(tmp_path):

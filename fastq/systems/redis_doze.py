@@ -15,9 +15,11 @@ from collections.abc import Sequence
 import hiredis
 
 from fastq.systems.redis_nodes import Nodes
-from fastq.systems.redis_wire import Unanswered, Wire, pack
+from fastq.systems.redis_scripts import LOOK_AGAIN_US
+from fastq.systems.redis_wire import Wire, pack
 
-_GRACE_S = 5.0  # what the server may take longer than it was asked to wait
+_GRACE_S = 0.5  # what the server may take longer than it was asked to wait
+_LOOK_AGAIN_S = LOOK_AGAIN_US / 1e6
 
 
 class Doze:
@@ -26,7 +28,7 @@ class Doze:
     def __init__(self, nodes: Nodes, keys: Sequence[Sequence[str]]) -> None:
         self._nodes = nodes
         self._keys = keys
-        self._wires: dict[int, Wire] = {}  # by group: those on which an answer is outstanding are in `_asked`
+        self._wires: dict[int, Wire] = {}  # by group; those on which an answer is outstanding are in `_asked`
         self._asked: set[int] = set()
         self._bell = self._rope = -1  # a pipe, made by the first wait
         self._interrupted = False
@@ -41,17 +43,14 @@ class Doze:
             poll.register(self._bell, select.POLLIN)
             for group in range(len(self._keys)):
                 poll.register(self._ask(group, timeout_s), select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll((timeout_s + _GRACE_S) * 1000)}
+            # The server ends a BLPOP only 10 times a second, so what is due to the millisecond is not left to it.
+            patience_s = timeout_s if timeout_s < _LOOK_AGAIN_S else timeout_s + _GRACE_S
+            ready = {descriptor for descriptor, _ in poll.poll(patience_s * 1000)}
             if self._bell in ready:
                 os.read(self._bell, 4096)
-                self._hang_up()  # whoever is not waiting must not take tokens
-                return
-            if not ready:
-                raise Unanswered("no answer in the time allowed")
-            for group in [group for group in self._asked if self._wires[group].fileno() in ready]:
-                self._asked.discard(group)
-                if isinstance(reply := self._wires[group].receive(), hiredis.ReplyError):
-                    raise reply
+                self._hang_up()
+            for group in sorted(self._asked, key=lambda it: self._wires[it].fileno() not in ready):
+                self._hear(group, answered=self._wires[group].fileno() in ready)
         except BaseException:
             self._hang_up()
             raise
@@ -68,15 +67,28 @@ class Doze:
 
     def _ask(self, group: int, timeout_s: float) -> int:
         wire = self._wires.get(group)
-        if wire is not None and group not in self._asked and not wire.is_quiet():
+        if wire is not None and not wire.is_quiet():
             wire.close()
             wire = None
         if wire is None:
             wire = self._wires[group] = self._nodes.connect(self._keys[group][0])
-        if group not in self._asked:
-            wire.send(pack(("BLPOP", *self._keys[group], f"{max(timeout_s, 0.001):.3f}")))
-            self._asked.add(group)
+        self._asked.add(group)
+        wire.send(pack(("BLPOP", *self._keys[group], f"{max(timeout_s, 0.001):.3f}")))
         return wire.fileno()
+
+    def _hear(self, group: int, *, answered: bool) -> None:
+        """Read an answer; have it given now if it has not been. So who is not waiting takes no token."""
+        wire = self._wires[group]
+        while not answered:
+            (reply,) = self._nodes.run(self._keys[group][0], pack(("CLIENT", "UNBLOCK", wire.id)), 1)
+            if isinstance(reply, hiredis.ReplyError):  # a permission is lacking
+                self._asked.discard(group)
+                self._wires.pop(group).close()
+                return
+            answered = wire.ready(0.001 if not reply else None)  # 0: it had been answered, or was not even asked yet
+        if isinstance(reply := wire.receive(), hiredis.ReplyError):
+            raise reply
+        self._asked.discard(group)
 
     def _hang_up(self) -> None:
         for wire in self._wires.values():

@@ -99,7 +99,11 @@ class Nodes:
 
     def _open(self, address: Address) -> Wire:
         url = self.url
-        return Wire(url, address, login=(url.username, url.password), db=url.db)
+        try:
+            return Wire(url, address, login=(url.username, url.password), db=url.db)
+        except (OSError, hiredis.HiredisError):
+            self.forget()  # it may have moved
+            raise
 
     # -- addresses ------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ class Wire:
 
     def __init__(self, url: RedisUrl, address: tuple[str, int], *, login: tuple[str, str], db: int) -> None:
         self.address = address
+        self.id = 0  # by which the server knows this connection
         self._reader = hiredis.Reader()
         self._socket = _connect(url, address)
         try:
@@ -59,6 +60,7 @@ class Wire:
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise reply
+        self.id = int(replies[0][b"id"])
 
     def exchange(self, packed: bytes, replies: int) -> list[Any]:
         """Send commands in one go and return as many replies; errors among them are values.
@@ -84,13 +86,14 @@ class Wire:
     def pushed(self, timeout_s: float | None) -> list[Any]:
         """Return the messages that are there, or else come within the timeout; raises OSError when broken."""
         messages: list[Any] = []
-        if self._ready(timeout_s):
+        if self.ready(timeout_s):
             self._fill()
         while (message := self._reader.gets()) is not False:
             messages.append(message)
         return messages
 
-    def _ready(self, timeout_s: float | None) -> bool:
+    def ready(self, timeout_s: float | None) -> bool:
+        """Whether something can be read, or can be within the timeout."""
         pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
         return pending or bool(self._poll.poll(None if timeout_s is None else max(0.0, timeout_s * 1000)))
 
@@ -112,7 +115,7 @@ class Wire:
 
     def is_quiet(self) -> bool:
         """Whether nothing has come unasked, as the end of the connection would."""
-        return not self._ready(0) and not self._reader.has_data()
+        return not self.ready(0) and not self._reader.has_data()
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for `poll`."""
@@ -170,6 +173,7 @@ _REMEDIES = {
     "WRONGPASS": "check the user and the password in the URL",
     "NOAUTH": "put the password into the URL: redis://:password@host",
     "NOPERM": "the user lacks a permission; docs/redis.rst lists those that fastq needs",
+    "can't run this command": "the user lacks a permission; docs/redis.rst lists those that fastq needs",
     "ERR DB index": "the server has no database of this number: see its `databases` setting",
     "ERR unknown command": "Redis 6.2 or later, or Valkey, is needed",
     "NOPROTO": "Redis 6.2 or later, or Valkey, is needed",
