@@ -9,7 +9,7 @@ COMPILED = $(BIN)/python -c 'import fastq._speedups as s, sys; sys.exit(s.body !
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -41,12 +41,16 @@ services:  ## Start the servers that tests use, installing Debian's packages of 
 soak: setup  ## Run the long tests: minutes of load and random kills
 	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 1800
 
-bench: setup  ## Measure, and print how each figure is taken
-	$(BIN)/python -m benchmarks
+bench: setup  ## Measure everything, beside its peers, and write docs/benchmarks.rst: takes an hour or two
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks --docs docs/benchmarks.rst
+
+bench-quick: setup  ## The same with small sizes and one run each, for a look: some ten minutes
+	$(BIN)/python -m benchmarks --quick --runs 1
 
 include Makefile.speedups
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info fastq.db* .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo lint test services soak bench clean
+.PHONY: help setup demo lint test services soak bench bench-quick clean
