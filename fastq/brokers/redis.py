@@ -39,6 +39,9 @@ class RedisBroker(Broker):
     # -- publishing -----------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message]) -> None:
+        if len(messages) == 1:
+            self._publish({messages[0].queue: self._arguments(messages)})
+            return
         by_queue: dict[str, list[Message]] = {}
         for message in messages:
             by_queue.setdefault(message.queue, []).append(message)
@@ -63,8 +66,10 @@ class RedisBroker(Broker):
         if not by_queue:
             return
         calls = [Call(redis_scripts.PUBLISH, [self._redis.base(it)], by_queue[it]) for it in by_queue]
-        with self._redis.translated(BrokerUnavailable):
-            self._redis.list_queues(list(by_queue))
+        try:
+            self._redis.list_queues(by_queue)
+        except ERRORS as error:  # nothing is published yet
+            raise BrokerUnavailable(explain(self._redis.url, error)) from error
         # On a cluster a script a queue, one after the other; else all of them or none.
         batches = [[call] for call in calls] if self._redis.is_cluster else [calls]
         for done, batch in enumerate(batches):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
@@ -152,12 +152,12 @@ class RedisSystem:
 
     # -- the list of queues ---------------------------------------------------------------------------
 
-    def list_queues(self, queues: Sequence[str]) -> None:
+    def list_queues(self, queues: Iterable[str]) -> None:
         """See to it that queues are in the list of those that people are shown."""
         now = time.monotonic()
-        if unknown := [queue for queue in queues if now - self._listed.get(queue, -_REMEMBER_S) >= _REMEMBER_S]:
+        if unknown := [queue for queue in queues if now > self._listed.get(queue, 0.0)]:
             self.call(LIST_QUEUES, [self._queues_key], *unknown)
-            self._listed.update(dict.fromkeys(unknown, now))
+            self._listed.update(dict.fromkeys(unknown, now + _REMEMBER_S))
 
     def queue_names(self) -> list[str]:
         """Return the names of all queues that were ever used."""

@@ -33,33 +33,43 @@ class Nodes:
 
         The commands go out in one piece. Raises Unanswered if they may or may not have been carried out.
         """
-        asked: Address | None = None
+        answers = self._exchange(self._address(key), packed, replies)
+        return answers if self.url.kind != "cluster" else self._redirected(answers, key, packed, replies)
+
+    def _exchange(self, address: Address, packed: bytes, replies: int) -> list[Any]:
+        wire = self._take(address)
+        try:
+            answers = wire.exchange(packed, replies)
+        except BaseException:
+            wire.close()
+            self.forget()
+            raise
+        self._give_back(wire)
+        return answers
+
+    def _redirected(self, answers: list[Any], key: str, packed: bytes, replies: int) -> list[Any]:
+        """Return the answers, from where a node of a cluster said that the key is, if it did."""
         for _ in range(_REDIRECTS):
-            asking = asked is not None and replies == 1
-            with self.wire(key, asked) as wire:
-                answers = wire.exchange((pack(("ASKING",)) if asking else b"") + packed, replies + asking)[asking:]
-            if self.url.kind != "cluster" or (moved := _redirection(answers)) is None:
-                return answers
-            asked = moved if str(answers[0]).startswith("ASK") else None
-            if asked is None:
+            if (moved := _redirection(answers)) is None:
+                break
+            if str(answers[0]).startswith("ASK"):  # for this once; ASKING holds for one command, and we send only one
+                answers = self._exchange(moved, pack(("ASKING",)) + packed, replies + 1)[1:]
+            else:
                 self.forget()
+                answers = self._exchange(self._address(key), packed, replies)
         return answers
 
     @contextlib.contextmanager
-    def wire(self, key: str, address: Address | None = None) -> Iterator[Wire]:
+    def wire(self, key: str) -> Iterator[Wire]:
         """Lend a connection to the server of a key; after an error it is thrown away."""
-        wire = self._take(address or self._address(key))
+        wire = self._take(self._address(key))
         try:
             yield wire
         except BaseException:
             wire.close()
             self.forget()
             raise
-        if wire.is_quiet():
-            with self._lock:
-                self._free.setdefault(wire.address, []).append(wire)
-        else:
-            wire.close()
+        self._give_back(wire)
 
     def connect(self, key: str) -> Wire:
         """Return a new connection to the server of a key; the caller closes it."""
@@ -96,6 +106,10 @@ class Nodes:
             if wire.is_quiet():
                 return wire
             wire.close()  # the server hung up in the meantime
+
+    def _give_back(self, wire: Wire) -> None:
+        with self._lock:
+            self._free.setdefault(wire.address, []).append(wire)
 
     def _open(self, address: Address) -> Wire:
         url = self.url
