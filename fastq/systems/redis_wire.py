@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import select
 import socket
-import ssl
 import struct
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
 from fastq.systems.redis_url import RedisUrl
+
+if TYPE_CHECKING:
+    import ssl  # 5 MB, for those who use it
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Wire:
         self.id = 0  # by which the server knows this connection
         self._reader = hiredis.Reader()
         self._socket = _connect(url, address)
+        #: How many bytes TLS has read, and we have not: `poll` does not know of them.
+        self._buffered: Callable[[], int] = getattr(self._socket, "pending", int)
         try:
             self._greet(login, db)
         except BaseException:
@@ -94,8 +98,7 @@ class Wire:
 
     def ready(self, timeout_s: float | None) -> bool:
         """Whether something can be read, or can be within the timeout."""
-        pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
-        return pending or bool(self._poll.poll(None if timeout_s is None else max(0.0, timeout_s * 1000)))
+        return self._buffered() > 0 or bool(self._poll.poll(None if timeout_s is None else max(0.0, timeout_s * 1000)))
 
     def _next(self) -> Any:
         while (reply := self._reader.gets()) is False:
@@ -155,6 +158,8 @@ def _connect(url: RedisUrl, address: tuple[str, int]) -> socket.socket:
 
 
 def _context(url: RedisUrl) -> ssl.SSLContext:
+    import ssl
+
     context = ssl.create_default_context(cafile=url.ca_certs or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if url.insecure:
@@ -195,9 +200,9 @@ def explain(url: RedisUrl, error: BaseException) -> str:
     if isinstance(error, hiredis.ReplyError):
         text = text.split(" script: ")[0]  # what follows names lines of our scripts
         remedy = next((remedy for start, remedy in _REMEDIES.items() if start in text), "")
-    elif isinstance(error, ssl.SSLCertVerificationError):
+    elif type(error).__name__ == "SSLCertVerificationError":
         remedy = "give the certificate of its authority as ?ssl_ca_certs=file"
-    elif isinstance(error, ssl.SSLError) or "handshake" in text:
+    elif type(error).__name__.startswith("SSL") or "handshake" in text:
         remedy = "if the server does not speak TLS, the URL begins with redis://"
     elif isinstance(error, hiredis.ProtocolError):
         remedy = "if the server speaks TLS, the URL begins with rediss://; else it is not a Redis"
