@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from fastq.systems.redis_url import RedisUrl
 from fastq.systems.redis_wire import ERRORS, Wire, pack
@@ -19,6 +20,8 @@ def free_port() -> int:
 
 class RedisServer:
     """One redis-server with its files in a folder of its own."""
+
+    running: ClassVar[set[RedisServer]] = set()
 
     def __init__(self, folder: Path, *options: str, port: int = 0, sentinel: bool = False) -> None:
         self.folder = folder
@@ -44,6 +47,7 @@ class RedisServer:
         command = [shutil.which("redis-server") or "redis-server", str(config), *["--sentinel"] * self._sentinel]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.running.add(self)
         if not tls:
             self.wait()
         return self
@@ -76,6 +80,7 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self.running.discard(self)
 
     def restart(self) -> None:
         self.kill()

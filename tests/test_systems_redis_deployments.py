@@ -32,6 +32,14 @@ def redis_is_here():
     require_service("Redis", has_redis)
 
 
+@pytest.fixture(autouse=True)
+def servers_end_with_their_test(redis_is_here, nothing_left_behind):
+    before = set(RedisServer.running)
+    yield
+    for server in RedisServer.running - before:
+        server.kill()
+
+
 def goes_round(url: str) -> None:
     """Send a message and its outcome through a deployment."""
     broker, backend = open_broker(url), open_backend(url, 60.0)
