@@ -86,7 +86,8 @@ def decode(data: bytes, content_type: str, accept: Collection[str]) -> Any:
     serializer = _by_content_type.get(content_type)
     if serializer is None:
         raise UnknownSerializer(f"There is no serializer for content type {content_type!r}")
-    _accepted(serializer, accept)
+    if serializer.name not in accept:
+        _accepted(serializer, accept)
     try:
         return serializer.loads(data)
     except MissingExtra:

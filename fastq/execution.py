@@ -68,7 +68,7 @@ def execute(app: FastQ, message: Message) -> Outcome:
     """Run a message's task and return what it came to; whatever the user's code raises is an outcome too."""
     started_at = now_us()
     try:
-        task = app.find_task(message.task)
+        task = app.tasks.get(message.task) or app.find_task(message.task)
         args, kwargs = _arguments(app, message)
     except FastQError as error:
         return Outcome.of(message, State.REFUSED, Failure.of(error).encode(), started_at=started_at)

@@ -85,7 +85,8 @@ class Message(NamedTuple):
     @classmethod
     def decode(cls, frame: bytes) -> Message:
         """Read either envelope. Whatever the bytes are, the answer is a message or ProtocolError."""
-        if frame[:1] in _JSON_FIRST:
+        first = frame[:1]
+        if first != _BINARY_FIRST and first in _JSON_FIRST:
             return _from_json(frame)
         try:
             (
@@ -94,9 +95,10 @@ class Message(NamedTuple):
             ) = _speedups.unpack_call(frame)  # fmt: skip
             if flags & ~_KNOWN_FLAGS:
                 raise ValueError(f"unknown flags {flags:#x}")
-            check_times(enqueued_at, eta, expires)
+            if enqueued_at > _MAX_MICROSECONDS or eta > _MAX_MICROSECONDS or expires > _MAX_MICROSECONDS:
+                check_times(enqueued_at, eta, expires)
             extras, content_name = _unpack_extras(packed) if packed else (NO_EXTRAS, "")
-            content_type = content_type_of(content, content_name)
+            content_type = (not content_name and CONTENT_TYPES.get(content)) or content_type_of(content, content_name)
         except (ValueError, TypeError) as error:
             raise ProtocolError(f"Not a fastq message: {error}") from error
         check_queue(queue)
@@ -246,6 +248,7 @@ def _checked_headers(headers: Any) -> Mapping[str, Any]:
 
 # -- the JSON envelope ----------------------------------------------------------------------------
 
+_BINARY_FIRST = b"\xf5"
 _JSON_FIRST = (b"{", b" ", b"\t", b"\r", b"\n")
 _JSON_KEYS = frozenset(
     "task args kwargs id queue priority enqueued_at eta expires attempt ignore_result reply_to root parent group "

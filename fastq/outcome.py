@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from . import _speedups
 from .errors import ProtocolError
-from .message import CONTENT_CODES, Message, check_times, content_type_of, now_us
+from .message import CONTENT_CODES, CONTENT_TYPES, Message, check_times, content_type_of, now_us
 
 
 class State(str, enum.Enum):
@@ -93,7 +93,7 @@ class Outcome(NamedTuple):
         try:
             id, code, attempt, content, name, body, group, started_at, finished_at, due = _speedups.unpack_end(frame)
             check_times(started_at, finished_at, due)
-            content_type = content_type_of(content, name)
+            content_type = (not name and CONTENT_TYPES.get(content)) or content_type_of(content, name)
             state = _STATES[code]
         except KeyError:
             raise ProtocolError(f"Not an outcome: state {code} is not known here") from None
