@@ -34,7 +34,7 @@ class Backend(ABC):
     def wait(self, ids: Sequence[bytes], deadline: float | None) -> Iterator[Outcome]:
         """Yield the terminal outcome of each id once, as they come; stop at the deadline.
 
-        The order is that of completion, for those that were not there at the start.
+        The order is that of completion, for those that were not there at the start. Raises BackendUnavailable.
         """
 
     @abstractmethod

@@ -114,8 +114,8 @@ class Subscription(ABC):
     def settle(self, decisions: Sequence[Decision]) -> list[Delivery]:
         """Carry out decisions in one round trip; return the deliveries whose lease was lost, untouched.
 
-        Raises BrokerUnavailable: then all or nothing was done, and the same call may be made again. If all was,
-        the repetition calls the deliveries lost.
+        Raises BrokerUnavailable: then, of each queue's decisions, all or nothing was done, and the same call may be
+        made again. What was done by then, the repetition calls lost.
         """
 
     @abstractmethod

@@ -59,6 +59,7 @@ FORBIDDEN = {
 #: Which modules, by the beginnings of their names, may import a library; no other may.
 RESERVED = {
     "sqlalchemy": ["fastq.systems.sql", "fastq.brokers.sql", "fastq.backends.sql"],
+    "hiredis": ["fastq.systems.redis", "fastq.brokers.redis", "fastq.backends.redis"],
     "sqlite3": ["fastq.systems.sql"],
     "click": ["fastq.cli"],
     "rich": ["fastq.cli"],
