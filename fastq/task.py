@@ -185,9 +185,17 @@ class Task(Generic[P, R]):
         `headers` are JSON values that go with the message. Raises what `delay` raises, and
         ConfigurationError.
         """
-        call = self._call(
-            args, kwargs, queue, priority, countdown, eta, expires, task_id, serializer, headers, ignore_result
-        )  # fmt: skip
+        args, kwargs = self._checked(args, kwargs)
+        options = self.options
+        if any(given is not None for given in (queue, priority, serializer, ignore_result)):
+            options = TaskOptions.of(
+                self.app.settings,
+                queue=options.queue if queue is None else queue,
+                priority=options.priority if priority is None else priority,
+                serializer=options.serializer.name if serializer is None else serializer,
+                ignore_result=options.ignore_result if ignore_result is None else ignore_result,
+            )
+        call = Call(self.name, args, kwargs, options, countdown, eta, expires, task_id, headers)
         return self.app._send(call)  # noqa: SLF001 - the app and its tasks are one
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> AsyncResult[R]:
@@ -217,39 +225,20 @@ class Task(Generic[P, R]):
             return self.function is function
         return (mine.co_filename, mine.co_firstlineno) == (other.co_filename, other.co_firstlineno)
 
-    def _call(
-        self,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any] | None,
-        queue: str | None = None,
-        priority: int | None = None,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        task_id: str | None = None,
-        serializer: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        ignore_result: bool | None = None,
-    ) -> Call:
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Call:
+        """Return a call with the task's own options."""
+        return Call(self.name, *self._checked(args, kwargs), self.options)
+
+    def _checked(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         args, kwargs = checked_arguments(args, kwargs)
         if kwargs or len(args) not in self._positional:
-            self._check(args, kwargs)
-        options = self.options
-        if any(given is not None for given in (queue, priority, serializer, ignore_result)):
-            options = TaskOptions.of(
-                self.app.settings,
-                queue=options.queue if queue is None else queue,
-                priority=options.priority if priority is None else priority,
-                serializer=options.serializer.name if serializer is None else serializer,
-                ignore_result=options.ignore_result if ignore_result is None else ignore_result,
-            )
-        return Call(self.name, args, kwargs, options, countdown, eta, expires, task_id, headers)
-
-    def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self.name}{self._signature}: {error}") from None
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{self.name}{self._signature}: {error}") from None
+        return args, kwargs
 
 
 class AsyncTask(Task[P, R]):

@@ -30,7 +30,7 @@ class PoolConformance:
 
     def make_pool(self, app: str, folder: str) -> Pool:
         """Return a new pool that is not loaded yet. To be overridden."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass gives the pool")
 
     @pytest.fixture
     def pool(self) -> Iterator[Pool]:
