@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 TESTS  ?= tests
 COMPILED = $(BIN)/python -c 'import fastq._speedups as s, sys; sys.exit(s.body != "c")'
+RABBITMQ = $(PYTHON) -c 'import socket; socket.create_connection(("127.0.0.1", 5672), 1)'
+RABBITMQ_C = ls /usr/include/amqp_framing.h /usr/include/rabbitmq-c/framing.h 2>/dev/null | grep -q .
 
 .DEFAULT_GOAL := help
 
@@ -27,16 +29,27 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## Check style and types, and run the tests, with the Python bodies and the compiled ones
+test: lint  ## Check style and types, and run the tests, with the Python bodies and the compiled ones at once
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-python test-compiled
+
+test-python: setup
 	FASTQ_SPEEDUPS=0 $(BIN)/python -m pytest $(TESTS)
+
+test-compiled: setup
 	@if $(COMPILED); then set -x; FASTQ_SPEEDUPS=1 $(BIN)/python -m pytest $(TESTS); \
 	else echo "The compiled bodies are not built here: the tests ran with the Python bodies alone."; fi
 
-services:  ## Start the servers that tests use, installing Debian's packages of those that are missing
-	@redis-cli -h 127.0.0.1 ping >/dev/null 2>&1 || { \
-		command -v redis-server >/dev/null || { apt-get update -q && apt-get install -qy redis-server; }; \
-		redis-server --daemonize yes --bind 127.0.0.1 --port 6379 --save '' --appendonly no; }
-	@redis-cli -h 127.0.0.1 ping
+services:  ## Start the servers that tests use, installing Debian's packages of what is missing
+	@command -v redis-server >/dev/null && command -v rabbitmqctl >/dev/null && $(RABBITMQ_C) || { \
+		apt-get update -q && apt-get install -qy redis-server rabbitmq-server librabbitmq-dev; }
+	@redis-cli -h 127.0.0.1 ping >/dev/null 2>&1 || \
+		redis-server --daemonize yes --bind 127.0.0.1 --port 6379 --save '' --appendonly no
+	@$(RABBITMQ) 2>/dev/null || { \
+		RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 ERL_EPMD_ADDRESS=127.0.0.1 \
+		RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
+			rabbitmq-server -detached && rabbitmqctl --quiet await_startup; }
+	@redis-cli -h 127.0.0.1 ping >/dev/null
+	@$(RABBITMQ)
 
 soak: setup  ## Run the long tests: minutes of load and random kills
 	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 1800
@@ -53,4 +66,4 @@ include Makefile.speedups
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info fastq.db* .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo lint test services soak bench bench-quick clean
+.PHONY: help setup demo lint test test-python test-compiled services soak bench bench-quick clean

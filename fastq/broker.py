@@ -2,7 +2,7 @@
 
 Everything is synchronous and in batches; a batch of one is the special case. Deadlines are points on
 `time.monotonic`, None for "without end". A broker is thread-safe; a subscription may be used by three
-threads at once: one fetches, one settles, one renews.
+threads at once: one fetches, one settles, one renews. Any may interrupt it, and choose its queues.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .completion import System
+from .diagnosis import Diagnosis
 from .errors import NotSupported
 from .message import Message
 
@@ -102,6 +103,15 @@ class Subscription(ABC):
         """
 
     @abstractmethod
+    def serve(self, queues: Sequence[str]) -> None:
+        """From the next fetch on, take messages from these queues; a queue named several times has as many turns.
+
+        What is held stays held, and its lease is kept, whichever queues are served; without any, `fetch` only waits. A
+        fetch that waits goes on with the new queues. A turn is to come first in a fetch, which may be filled by the
+        first queue alone. Any thread may call it. Raises BrokerUnavailable: then the same call may be made again.
+        """
+
+    @abstractmethod
     def begin(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Record, before they start, that these attempts begin; return the ones whose lease was lost.
 
@@ -154,7 +164,7 @@ class Broker(ABC):
 
     @abstractmethod
     def subscribe(self, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> Subscription:
-        """Begin a lease of `lease_s` seconds on messages of `queues`, which are served in turn."""
+        """Begin a lease of `lease_s` seconds on messages of `queues`, see `Subscription.serve`."""
 
     @abstractmethod
     def depth(self, queue: str) -> int:
@@ -187,6 +197,10 @@ class Broker(ABC):
     def drop_dead(self, tokens: Iterable[str]) -> int:
         """Delete dead letters for good; return how many. Needs DEAD_LETTERS."""
         raise self._lacks(Capability.DEAD_LETTERS)
+
+    def diagnose(self) -> Diagnosis:
+        """Return what the system really promises, and what is weak about it. Raises BrokerUnavailable."""
+        return Diagnosis(type(self).__name__, "not known: this broker does not say")
 
     @abstractmethod
     def close(self) -> None:

@@ -14,6 +14,7 @@ from .outcome import Outcome
 if TYPE_CHECKING:
     from .backend import Backend
     from .broker import Decision, Delivery, Subscription
+    from .message import Message
 
 
 class Completed(NamedTuple):
@@ -21,6 +22,12 @@ class Completed(NamedTuple):
 
     decision: Decision | None  # None: it was settled before it ran
     outcome: Outcome | None  # None: nothing is to be remembered
+    message: Message | None = None  # of a task that has ended for good, where others wait for it: see `awaited`
+
+
+def awaited(message: Message) -> Message | None:
+    """Return a message that has come to its end, for `Completed`, if there is somebody to be told of it."""
+    return message if message.extras.flows or message.extras.unique else None
 
 
 class Completion(ABC):

@@ -81,13 +81,19 @@ def encode(value: Any, serializer: Serializer, what: str, parts: Sequence[str] =
     return data
 
 
-def decode(data: bytes, content_type: str, accept: Collection[str]) -> Any:
-    """Return the value of some bytes. Raises UnknownSerializer, SerializerRefused, EncodingError."""
+def serializer_of(content_type: str, accept: Collection[str]) -> Serializer:
+    """Return the serializer of a content type. Raises UnknownSerializer, SerializerRefused."""
     serializer = _by_content_type.get(content_type)
     if serializer is None:
         raise UnknownSerializer(f"There is no serializer for content type {content_type!r}")
-    if serializer.name not in accept:
-        _accepted(serializer, accept)
+    return _accepted(serializer, accept)
+
+
+def decode(data: bytes, content_type: str, accept: Collection[str]) -> Any:
+    """Return the value of some bytes. Raises UnknownSerializer, SerializerRefused, EncodingError."""
+    serializer = _by_content_type.get(content_type)
+    if serializer is None or serializer.name not in accept:
+        serializer = serializer_of(content_type, accept)
     try:
         return serializer.loads(data)
     except MissingExtra:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -95,6 +96,10 @@ class BackendUnavailable(BackendError):
     """Raised when the backend can't be reached or used; trying again later may help."""
 
 
+class StateUnavailable(FastQError):
+    """Raised when the shared state can't be reached or used; trying again later may help."""
+
+
 # -- tasks and results -----------------------------------------------------------------------
 
 
@@ -108,6 +113,10 @@ class UnknownTask(TaskError):
 
 class ResultTimeout(TaskError, TimeoutError):
     """Raised when a result did not arrive by the caller's deadline; the task may still run."""
+
+
+class WaitRefused(TaskError):
+    """Raised when a task waits for another one, which may be the one that needs its place to run."""
 
 
 class RemoteError(TaskError):
@@ -141,11 +150,62 @@ class TaskRevoked(TaskError):
     """Raised at the caller when the task was revoked or had expired before it could start."""
 
 
+class Retry(TaskError):
+    """Raised by `Task.retry` to end this attempt and begin another later; not to be caught.
+
+    ``due`` is when, in microseconds since the epoch.
+    """
+
+    def __init__(self, message: str, due: int = 0) -> None:
+        super().__init__(message)
+        self.due = due
+
+
+class MaxRetriesExceeded(TaskError):
+    """Raised when a task asks to be tried again, and has been tried as often as it may be."""
+
+
+class SoftTimeLimitExceeded(TaskError):
+    """Raised within a task that runs past its soft time limit; it may be caught to clean up."""
+
+
+class TimeLimitExceeded(TaskError):
+    """Raised at the caller when the task was broken off at its time limit."""
+
+
+class DuplicateTask(TaskError):
+    """Raised when a unique task is not accepted, because another one of its kind is there already."""
+
+
+class UpstreamFailed(TaskError):
+    """Raised at the caller when a task did not run because one failed whose value it needs."""
+
+
 class DeadLettered(TaskError):
     """Raised at the caller when the task's message went to the dead letters; the text has the reason."""
 
 
 # -- pools and workers -----------------------------------------------------------------------
+
+
+class UnknownWorker(FastQError):
+    """Raised when a command is meant for a worker that is not there."""
+
+
+class CommandFailed(FastQError):
+    """Raised when a worker could not do what it was told.
+
+    ``errors`` has the reasons by worker, and ``replies`` the answers of those that could.
+    """
+
+    def __init__(self, command: str, errors: Mapping[str, str], replies: Mapping[str, Any]) -> None:
+        super().__init__(command, errors, replies)
+        self.command = command
+        self.errors = dict(errors)
+        self.replies = replies
+
+    def __str__(self) -> str:
+        return f"{self.command}: " + "; ".join(f"{worker} answers: {error}" for worker, error in self.errors.items())
 
 
 class PoolError(FastQError):

@@ -2,104 +2,244 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import _speedups
+from .current import Run, current_task, running
 from .encoder import decode, encode
-from .errors import FastQError, ProtocolError, TaskError
+from .errors import FastQError, MaxRetriesExceeded, ProtocolError, Retry, UpstreamFailed
 from .failure import Failure
-from .message import Message, now_us
+from .message import CONTENT_CODES, CONTENT_TYPES, IGNORE_RESULT, JSON, NO_EXTRAS, Message, next_attempt, now_us
+from .options import due_us
 from .outcome import Outcome, State
 from .result import AsyncResult
 
 if TYPE_CHECKING:
     import asyncio
 
+    from ._speedups import CallGlance
     from .app import FastQ
-    from .task import Call, Task
+    from .call import Call
+    from .options import CallOptions
+    from .task import Task
 
 R = TypeVar("R")
 
-_running: ContextVar[Message] = ContextVar("fastq_running")
+logger = logging.getLogger("fastq.task")
 
 
-class CurrentTask:
-    """What the task that runs here may know of itself. Raises TaskError outside of a task."""
-
-    @property
-    def id(self) -> str:
-        """The task's id."""
-        return self._message().uuid
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self._message().task
-
-    @property
-    def queue(self) -> str:
-        """The queue that the message came through."""
-        return self._message().queue
-
-    @property
-    def attempt(self) -> int:
-        """Which try this is, from 1, of those that the task asked for."""
-        return self._message().attempt
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        """The headers that the caller sent along."""
-        return self._message().extras.headers
-
-    def _message(self) -> Message:
-        try:
-            return _running.get()
-        except LookupError:
-            raise TaskError("No task is running here: current_task is for the code of tasks") from None
+#: Calls a function with arguments, and raises SoftTimeLimitExceeded in it after so many seconds.
+Limiter = Callable[[float, Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any]
 
 
-current_task = CurrentTask()
+def execute(app: FastQ, message: Message, limiter: Limiter | None = None) -> Outcome:
+    """Run a message's task and return what it came to; whatever the user's code raises is an outcome too.
 
-
-def execute(app: FastQ, message: Message) -> Outcome:
-    """Run a message's task and return what it came to; whatever the user's code raises is an outcome too."""
+    Soft time limits hold where there is a limiter.
+    """
     started_at = now_us()
     try:
         task = app.tasks.get(message.task) or app.find_task(message.task)
         args, kwargs = _arguments(app, message)
     except FastQError as error:
-        return Outcome.of(message, State.REFUSED, Failure.of(error).encode(), started_at=started_at)
-    token = _running.set(message)
+        return _unrun(message, error, started_at)
+    run = Run(app, task, message, started_at)
+    token = running.set(run)
     try:
-        value = task.function(*args, **kwargs)
-        if isinstance(value, CoroutineType):
-            value = _awaited(value)
-        if message.ignore_result:
-            return Outcome.of(message, State.SUCCESS, started_at=started_at)
-        serializer = task.options.serializer
-        body = encode(value, serializer, task.value_words)
-    except BaseException as error:  # noqa: BLE001 - the user's code; SystemExit too ends the task, not the child
-        failure = Failure.of(error, frames_to_skip=1).encode()
-        return Outcome.of(message, State.FAILURE, failure, started_at=started_at)
+        try:
+            if task.hooks is not None:
+                task.hooks.before(run, args, kwargs)
+            function = function_of(task, message)
+            soft_ms = message.extras.soft_limit_ms or task.options.soft_limit_ms
+            if soft_ms and limiter is not None:
+                value = limiter(soft_ms / 1000, function, args, kwargs)
+            else:
+                value = function(*args, **kwargs)
+            if isinstance(value, CoroutineType):
+                value = _awaited(_limited(value, soft_ms) if soft_ms and limiter is not None else value)
+            outcome = returned(run, value)
+        except BaseException as error:  # noqa: BLE001 - the user's code; SystemExit too ends the task, not the child
+            outcome = raised(run, error)
+        if run.afterwards is not None:
+            finish(run, outcome)
+        return outcome
     finally:
-        _running.reset(token)
-    return Outcome.of(message, State.SUCCESS, body, serializer.content_type, started_at)
+        running.reset(token)
+
+
+def answer(app: FastQ, task: Task[..., Any], frame: bytes, glance: CallGlance) -> bytes | Outcome:
+    """Do as `execute` for the call in a frame, whose task is plain; return the frame of its success, or the outcome.
+
+    The short way, for tasks that ask for nothing special: the call is not taken apart, and its answer is made of it.
+    """
+    started_at = now_us()
+    _, content, flags, body = glance
+    run = Run(app, task, frame, started_at)
+    try:
+        args, kwargs = _pair(body, CONTENT_TYPES.get(content, ""), app.settings.accept)
+    except FastQError:
+        return execute(app, run.message)
+    token = running.set(run)
+    try:
+        try:
+            value = task.run(*args, **kwargs)
+            if isinstance(value, CoroutineType):
+                value = _awaited(value)
+            serializer = task.options.serializer
+            result = b"" if flags & IGNORE_RESULT else encode(value, serializer, task.value_words)
+            if run.afterwards is None:
+                code = CONTENT_CODES[serializer.content_type if result else JSON]
+                return _speedups.pack_answer(frame, State.SUCCESS.code, code, result, started_at, now_us())
+            outcome = returned(run, value)
+        except BaseException as error:  # noqa: BLE001 - as in `execute`
+            outcome = raised(run, error)
+        if run.afterwards is not None:
+            finish(run, outcome)
+        return outcome
+    finally:
+        running.reset(token)
+
+
+async def execute_async(app: FastQ, message: Message) -> Outcome:
+    """As `execute`, for an ``async def`` task on the loop that runs here; soft time limits hold."""
+    started_at = now_us()
+    try:
+        task = app.tasks.get(message.task) or app.find_task(message.task)
+        if message.extras.given or message.extras.failed:  # they are asked for, which takes time
+            args, kwargs = await _in_thread(_arguments, app, message)
+        else:
+            args, kwargs = _arguments(app, message)
+    except FastQError as error:
+        return _unrun(message, error, started_at)
+    run = Run(app, task, message, started_at)
+    token = running.set(run)
+    try:
+        try:
+            if task.hooks is not None:
+                task.hooks.before(run, args, kwargs)
+            soft_ms = message.extras.soft_limit_ms or task.options.soft_limit_ms
+            coroutine = function_of(task, message)(*args, **kwargs)
+            outcome = returned(run, await (_limited(coroutine, soft_ms) if soft_ms else coroutine))
+        except BaseException as error:  # noqa: BLE001 - the user's code, and what ends it from outside
+            outcome = raised(run, error)
+        if run.blocks:
+            await _in_thread(copy_context().run, finish, run, outcome)
+        elif run.afterwards is not None:
+            finish(run, outcome)
+        return outcome
+    finally:
+        running.reset(token)
+
+
+def _unrun(message: Message, error: FastQError, started_at: int) -> Outcome:
+    """Return the end of a call that can't be run, and why: its value is gone that it needs, or it is a dead letter."""
+    state = State.FAILURE if isinstance(error, UpstreamFailed) else State.REFUSED
+    return Outcome.of(message, state, Failure.of(error).encode(), started_at=started_at)
+
+
+async def _in_thread(function: Callable[..., R], *args: Any) -> R:
+    import asyncio
+
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def _limited(coroutine: Coroutine[Any, Any, Any], soft_ms: int) -> Coroutine[Any, Any, Any]:
+    from .soft_limit import limited  # needs asyncio, which not everyone does
+
+    return limited(coroutine, soft_ms / 1000)
+
+
+def function_of(task: Task[..., Any], message: Message) -> Callable[..., Any]:
+    """Return what runs for a message: the task's function, or what calls it for each of a list of arguments."""
+    if not message.extras.each:
+        return task.run
+    from .canvas.values import each_of
+
+    return each_of(task)
+
+
+def returned(run: Run, value: Any) -> Outcome:
+    """Return what a run came to that returned a value. Raises EncodingError for one that can't be carried."""
+    run.value = value
+    if run.message.ignore_result:
+        return Outcome.of(run.message, State.SUCCESS, started_at=run.started_at)
+    serializer = run.task.options.serializer
+    body = encode(value, serializer, run.task.value_words)
+    return Outcome.of(run.message, State.SUCCESS, body, serializer.content_type, run.started_at)
+
+
+def retry_of(
+    task: Task[..., Any], error: BaseException | None, when: CallOptions, max_retries: int | None
+) -> BaseException:
+    """Return what ends the attempt that runs here: Retry, or why there is no other."""
+    message = current_task._message()  # noqa: SLF001 - ours
+    policy = task.options.retries
+    if not policy.allows(message.attempt, max_retries):
+        return error or MaxRetriesExceeded(f"Task {message.task}[{message.uuid}] was tried {message.attempt} times")
+    if when.get("countdown") is None and when.get("eta") is None:
+        when = {"countdown": policy.delay_after(message.attempt)}
+    retry = Retry(f"attempt {message.attempt} asks for another", due_us(when, now_us()))
+    retry.__cause__ = error
+    return retry
+
+
+def raised(run: Run, error: BaseException) -> Outcome:
+    """Return what a run came to that ended with an exception: a failure, or another try."""
+    policy = run.task.options.retries
+    due = 0
+    if isinstance(error, Retry):
+        due = error.due
+        error = error.__cause__ or error
+        state = State.RETRY
+    elif policy.retries_on(error) and policy.allows(run.message.attempt):
+        due = now_us() + round(policy.delay_after(run.message.attempt) * 1e6)
+        state = State.RETRY
+    else:
+        state = State.FAILURE
+    run.error = error
+    body = Failure.of(error, frames_to_skip=1).encode()
+    return Outcome.of(run.message, state, body, started_at=run.started_at)._replace(due=due)
+
+
+def finish(run: Run, outcome: Outcome) -> None:
+    """Call what is to be called after a run; what it raises is logged, and changes nothing."""
+    for function in run.afterwards or ():
+        try:
+            function(outcome)
+        except BaseException:  # the user's code; SystemExit too must not cost the outcome
+            logger.exception("Task %s[%s] has ended, but what follows failed", run.message.task, run.message.uuid)
 
 
 def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
-    """Run a call in this process, by way of both frames."""
+    """Run a call in this process, by way of both frames, and as often as it asks for; it does not wait in between."""
     message = Message.decode(call.message(task.app.settings).encode())
-    outcome = Outcome.decode(execute(task.app, message).encode())
+    while True:
+        outcome = Outcome.decode(execute(task.app, message).encode())
+        if outcome.state is not State.RETRY:
+            break
+        message = next_attempt(message, 0)
     if outcome.state is State.REFUSED:
         outcome = outcome._replace(state=State.FAILURE)
     return AsyncResult(message.uuid, task.app, ignored=message.ignore_result, outcome=outcome)
 
 
 def _arguments(app: FastQ, message: Message) -> tuple[Sequence[Any], dict[str, Any]]:
-    pair = decode(message.body, message.content_type, app.settings.accept)
+    args, kwargs = _pair(message.body, message.content_type, app.settings.accept)
+    if message.extras is not NO_EXTRAS and (message.extras.given or message.extras.failed):
+        from .canvas.values import given_to
+
+        args = (given_to(app, message), *args)
+    return args, kwargs
+
+
+def _pair(body: bytes, content_type: str, accept: Collection[str]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return what a body says. Raises EncodingError, ProtocolError."""
+    pair = decode(body, content_type, accept)
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise ProtocolError("The body is not a pair of arguments and keyword arguments")
     args, kwargs = pair
@@ -113,7 +253,7 @@ def _arguments(app: FastQ, message: Message) -> tuple[Sequence[Any], dict[str, A
 _local = threading.local()
 
 
-def _awaited(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
     loop = _event_loop()
     try:
         return loop.run_until_complete(coroutine)
@@ -142,3 +282,10 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
         loop = _local.loop = asyncio.new_event_loop()
     return loop
+
+
+def close_event_loop() -> None:
+    """Close this thread's loop for ``async def`` tasks, if it has one; for threads that end before their process."""
+    loop: asyncio.AbstractEventLoop | None = _local.__dict__.pop("loop", None)
+    if loop is not None:
+        loop.close()

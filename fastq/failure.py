@@ -32,6 +32,7 @@ class Failure(NamedTuple):
     message: str
     arguments: list[Any] | None  # None: they can't be carried
     traceback: str
+    origin: tuple[str, str] | None = None  # in a workflow: the name and the id of the task that failed
 
     @classmethod
     def of(cls, error: BaseException, *, frames_to_skip: int = 0) -> Failure:
@@ -46,27 +47,30 @@ class Failure(NamedTuple):
 
     def encode(self) -> bytes:
         """Return it as JSON."""
-        return orjson.dumps(list(self._clean()))
+        fields = self._clean()
+        return orjson.dumps(list(fields if fields.origin else fields[:4]))
 
     @classmethod
     def decode(cls, body: bytes) -> Failure:
         """Read it back; bytes that are not a failure become one that says so."""
         try:
-            type_name, message, arguments, trace = orjson.loads(body)
+            type_name, message, arguments, trace, *more = orjson.loads(body)
             if not (isinstance(type_name, str) and isinstance(message, str) and isinstance(trace, str)):
                 raise TypeError("not a failure's fields")
             if arguments is not None and not isinstance(arguments, list):
                 raise TypeError("arguments are a list")
+            origin = _origin_of(*more)
         except (ValueError, TypeError) as error:
             text = f"The stored failure can't be read: {error}"
             return cls("fastq.errors.EncodingError", text, [text], "")
-        return cls(type_name, message, arguments, trace)
+        return cls(type_name, message, arguments, trace, origin)
 
     def exception(self) -> BaseException:
         """Return the exception to raise at the caller; its cause is the remote traceback."""
         known = self._known()
         found = RemoteError(self.type_name, self.message) if known is None else known
-        found.__cause__ = RemoteTraceback(self.traceback) if self.traceback else None
+        trace = f"In task {self.origin[0]}[{self.origin[1]}]:\n{self.traceback}" if self.origin else self.traceback
+        found.__cause__ = RemoteTraceback(trace) if trace else None
         return found
 
     def _known(self) -> BaseException | None:
@@ -81,7 +85,17 @@ class Failure(NamedTuple):
 
     def _clean(self) -> Failure:
         """Return it without lone surrogates, which UTF-8 has no form for."""
-        return Failure(_in_utf8(self.type_name), _in_utf8(self.message), self.arguments, _in_utf8(self.traceback))
+        return self._replace(
+            type_name=_in_utf8(self.type_name), message=_in_utf8(self.message), traceback=_in_utf8(self.traceback)
+        )
+
+
+def _origin_of(given: object = None) -> tuple[str, str] | None:
+    if given is None:
+        return None
+    if not (isinstance(given, list) and len(given) == 2 and all(isinstance(text, str) for text in given)):
+        raise TypeError("the origin is a task's name and its id")
+    return given[0], given[1]
 
 
 _registered: dict[str, type[BaseException]] = {}

@@ -8,7 +8,7 @@ import reprlib
 import struct
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from types import MappingProxyType
@@ -19,8 +19,10 @@ import orjson
 from . import _speedups
 from .errors import ProtocolError
 
+JSON = "application/json"
+
 #: Content types that the binary envelope names in one byte; 0 stands for "named in the extras".
-CONTENT_CODES = {"application/json": 1, "application/msgpack": 2, "application/yaml": 3, "application/x-pickle": 4}
+CONTENT_CODES = {JSON: 1, "application/msgpack": 2, "application/yaml": 3, "application/x-pickle": 4}
 CONTENT_TYPES = {code: name for name, code in CONTENT_CODES.items()}
 
 IGNORE_RESULT = 1  # flags of the binary envelope
@@ -42,6 +44,13 @@ class Extras(NamedTuple):
     soft_limit_ms: int = 0
     trace: str = ""  # W3C traceparent
     headers: Mapping[str, Any] = _NO_HEADERS  # the user's own, JSON values
+    flows: tuple[bytes, ...] = ()  # ids of the flows that wait for this task to end
+    given: bytes = b""  # id of the task, or of the flow of tasks, whose value is this one's first argument
+    failed: bytes = b""  # id of the task whose failure is this one's first argument
+    limit_key: str = ""  # the limits of the task are kept apart by this
+    unique: str = ""  # the name of the lock that ends with this task
+    reserved: bool = False  # its turn under the limits on starts has come with its ETA
+    each: bool = False  # the first argument is a list of argument lists: it runs once for each of them
 
 
 NO_EXTRAS = Extras()
@@ -112,7 +121,8 @@ class Message(NamedTuple):
     @property
     def uuid(self) -> str:
         """The id as people write it."""
-        return str(uuid.UUID(bytes=self.id))
+        text = self.id.hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def binary(frame: bytes, message: Message) -> bytes:
@@ -120,9 +130,24 @@ def binary(frame: bytes, message: Message) -> bytes:
     return message.encode() if frame[:1] in _JSON_FIRST else frame
 
 
+def next_attempt(message: Message, due: int) -> Message:
+    """Return the message of the next try of a task, which may start when it is `due`, in microseconds."""
+    extras = message.extras._replace(reserved=False) if message.extras.reserved else message.extras
+    return message._replace(attempt=message.attempt + 1, eta=due, extras=extras)
+
+
+_clock_ns: Callable[[], int] = time.time_ns
+
+
 def now_us() -> int:
     """Return the present time in microseconds since the epoch."""
-    return time.time_ns() // 1000
+    return _clock_ns() // 1000
+
+
+def set_clock(clock_ns: Callable[[], int] | None) -> None:
+    """Put another clock, of nanoseconds since the epoch, in place of this process's; None: its own again. For tests."""
+    global _clock_ns
+    _clock_ns = clock_ns or time.time_ns
 
 
 @lru_cache(maxsize=1024)
@@ -171,6 +196,8 @@ def _short(value: Any) -> str:
 
 _TAG = struct.Struct("<BI")
 _ROOT, _PARENT, _GROUP, _HARD, _SOFT, _TRACE, _HEADERS, _CONTENT = range(1, 9)
+_FLOWS, _GIVEN, _FAILED, _LIMIT_KEY, _UNIQUE, _RESERVED, _EACH = range(9, 16)
+_LAST = _EACH
 _OPTIONAL = 128  # tags from here on may be passed over by a reader that doesn't know them
 
 
@@ -181,9 +208,16 @@ def _pack_extras(extras: Extras, content: int, content_type: str) -> bytes:
         (_GROUP, _checked_id(extras.group)),
         (_HARD, _limit_bytes(extras.hard_limit_ms)),
         (_SOFT, _limit_bytes(extras.soft_limit_ms)),
-        (_TRACE, _checked_trace(extras.trace).encode()),
+        (_TRACE, _checked_word("a trace context", extras.trace).encode()),
         (_HEADERS, orjson.dumps(dict(extras.headers)) if extras.headers else b""),
         (_CONTENT, b"" if content else content_type_of(0, content_type).encode()),
+        (_FLOWS, b"".join(_checked_ids(extras.flows))),
+        (_GIVEN, _checked_id(extras.given)),
+        (_FAILED, _checked_id(extras.failed)),
+        (_LIMIT_KEY, _checked_word("a limit's key", extras.limit_key).encode()),
+        (_UNIQUE, _checked_word("the name of a lock", extras.unique).encode()),
+        (_RESERVED, b"\1" if extras.reserved else b""),
+        (_EACH, b"\1" if extras.each else b""),
     ]
     return b"".join(_TAG.pack(tag, len(value)) + value for tag, value in values if value)
 
@@ -200,15 +234,20 @@ def _unpack_extras(packed: bytes) -> tuple[Extras, str]:
             raise ValueError("extras are not in ascending order")
         if not 0 < length <= size - at:
             raise ValueError(f"extra {tag} promises {length} bytes, {size - at} are left")
-        if tag > _CONTENT and tag < _OPTIONAL:
+        if tag > _LAST and tag < _OPTIONAL:
             raise ValueError(f"extra {tag} is not known here, and may not be passed over")
         found[tag] = packed[at : at + length]
         at, last = at + length, tag
     extras = Extras(
         _checked_id(found.get(_ROOT, b"")), _checked_id(found.get(_PARENT, b"")), _checked_id(found.get(_GROUP, b"")),
         _limit_of(found.get(_HARD, b"")), _limit_of(found.get(_SOFT, b"")),
-        _checked_trace(found.get(_TRACE, b"").decode()),
+        _checked_word("a trace context", found.get(_TRACE, b"").decode()),
         _checked_headers(orjson.loads(found[_HEADERS])) if _HEADERS in found else _NO_HEADERS,
+        _ids_of(found[_FLOWS]) if _FLOWS in found else (),
+        _checked_id(found.get(_GIVEN, b"")), _checked_id(found.get(_FAILED, b"")),
+        _checked_word("a limit's key", found.get(_LIMIT_KEY, b"").decode()),
+        _checked_word("the name of a lock", found.get(_UNIQUE, b"").decode()),
+        _flag_of(found.get(_RESERVED, b"")), _flag_of(found.get(_EACH, b"")),
     )  # fmt: skip
     return NO_EXTRAS if extras == NO_EXTRAS else extras, found.get(_CONTENT, b"").decode()
 
@@ -217,6 +256,24 @@ def _checked_id(id: bytes) -> bytes:
     if id and (len(id) != 16 or id == _NOBODY):
         raise ValueError("the id of another task, or of a group, has 16 bytes, and they are not all 0")
     return id
+
+
+def _checked_ids(ids: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    if not all(ids):
+        raise ValueError("the id of a flow has 16 bytes")
+    for id in ids:
+        _checked_id(id)
+    return ids
+
+
+def _ids_of(value: bytes) -> tuple[bytes, ...]:
+    return _checked_ids(tuple(value[at : at + 16] for at in range(0, len(value), 16)))
+
+
+def _flag_of(value: bytes) -> bool:
+    if value not in (b"", b"\1"):
+        raise ValueError("a flag among the extras is one byte, 1")
+    return bool(value)
 
 
 def _limit_bytes(limit_ms: int) -> bytes:
@@ -232,10 +289,10 @@ def _limit_of(value: bytes) -> int:
     return limit_ms
 
 
-def _checked_trace(trace: str) -> str:
-    if trace and not _is_name(trace):
-        raise ValueError(f"{_short(trace)} is not a trace context: 1 to 255 printable characters without spaces are")
-    return trace
+def _checked_word(what: str, word: str) -> str:
+    if word and not _is_name(word):
+        raise ValueError(f"{_short(word)} is not {what}: 1 to 255 printable characters without spaces are")
+    return word
 
 
 def _checked_headers(headers: Any) -> Mapping[str, Any]:
@@ -252,7 +309,7 @@ _BINARY_FIRST = b"\xf5"
 _JSON_FIRST = (b"{", b" ", b"\t", b"\r", b"\n")
 _JSON_KEYS = frozenset(
     "task args kwargs id queue priority enqueued_at eta expires attempt ignore_result reply_to root parent group "
-    "hard_limit_ms soft_limit_ms trace headers".split()
+    "hard_limit_ms soft_limit_ms trace headers limit_key".split()
 )
 
 
@@ -269,7 +326,9 @@ def _from_json(frame: bytes) -> Message:
             _json_id(call, "root"), _json_id(call, "parent"), _json_id(call, "group"),
             _json_number(call, "hard_limit_ms", 0, _MAX_MICROSECONDS),
             _json_number(call, "soft_limit_ms", 0, _MAX_MICROSECONDS),
-            _checked_trace(_typed(call, "trace", str, "")), _checked_headers(_typed(call, "headers", dict, {})),
+            _checked_word("a trace context", _typed(call, "trace", str, "")),
+            _checked_headers(_typed(call, "headers", dict, {})),
+            limit_key=_checked_word("a limit's key", _typed(call, "limit_key", str, "")),
         )  # fmt: skip
         return Message(
             id=_json_id(call, "id") or _speedups.new_id(),

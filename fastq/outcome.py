@@ -42,13 +42,7 @@ _PLAIN = "application/json"
 _NO_GROUP = bytes(16)  # what stands in a frame where there is none
 
 
-class Outcome(NamedTuple):
-    """What one run of one task came to. Times are microseconds since the epoch.
-
-    In SUCCESS, `body` is the encoded return value; in the states that an exception stands behind, it is
-    what `fastq.failure` makes of one.
-    """
-
+class _Fields(NamedTuple):
     id: bytes
     state: State
     body: bytes = b""
@@ -59,19 +53,35 @@ class Outcome(NamedTuple):
     finished_at: int = 0
     due: int = 0  # in RETRY: when the next attempt may start
 
+
+class Outcome(_Fields):
+    """What one run of one task came to. Times are microseconds since the epoch.
+
+    In SUCCESS, `body` is the encoded return value; in the states that an exception stands behind, it is
+    what `fastq.failure` makes of one.
+    """
+
+    reply_to = 0  # `Message.reply_to`, for backends that push; not in the frame
+    _frame = b""  # what this was read from, if it was: it passes through the parent as it is
+
     @classmethod
     def of(
         cls, message: Message, state: State, body: bytes = b"", content_type: str = _PLAIN, started_at: int = 0
     ) -> Outcome:
         """Return what a message came to, as of now."""
         # Not through __new__, which NamedTuple writes in Python and which takes three times as long.
-        return tuple.__new__(
+        outcome = tuple.__new__(
             cls,
             (message.id, state, body, content_type, message.attempt, message.extras.group, started_at, now_us(), 0),
         )
+        if message.reply_to:
+            outcome.reply_to = message.reply_to
+        return outcome
 
     def encode(self) -> bytes:
         """Return the frame. Raises ProtocolError for a field that it can't carry."""
+        if self._frame:
+            return self._frame
         code = CONTENT_CODES.get(self.content_type, 0)
         try:
             check_times(self.started_at, self.finished_at, self.due)
@@ -100,4 +110,6 @@ class Outcome(NamedTuple):
         except ValueError as error:
             raise ProtocolError(f"Not an outcome: {error}") from error
         # As in `of`.
-        return tuple.__new__(cls, (id, state, body, content_type, attempt, group, started_at, finished_at, due))
+        outcome = tuple.__new__(cls, (id, state, body, content_type, attempt, group, started_at, finished_at, due))
+        outcome._frame = frame  # noqa: SLF001 - its own
+        return outcome

@@ -2,7 +2,10 @@
 
 A pool is given frames under tickets, and each ticket comes back exactly once: ended with an outcome,
 or broken off with the death of the child that ran it. What was not begun can be taken back.
-One thread submits, one collects; `running`, `kill` and `interrupt` are for any.
+One thread submits, one collects; `running`, `kill`, `resize` and `interrupt` are for any.
+
+A pool has one lane or two. Each has children and room of its own, so that what waits in one is no obstacle to the
+other. Where there are two, the second is for async tasks.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .state import Limit
+
 
 class Ended(NamedTuple):
     """What became of a ticket."""
@@ -19,6 +24,7 @@ class Ended(NamedTuple):
     ticket: int
     outcome: bytes  # the frame of the outcome; empty when the child died while it ran this
     death: str = ""  # how the child died, in words, when it did
+    blameless: bool = False  # it was broken off along with another, which was to be killed
 
 
 class Running(NamedTuple):
@@ -36,6 +42,11 @@ class TaskInfo:
 
     name: str
     ack: str = "late"
+    is_async: bool = False
+    hard_limit_ms: int = 0  # 0: none
+    limits: tuple[Limit, ...] = ()
+    limited_by_key: bool = False  # its limits are kept apart by the key that a message brings
+    superseded: bool = False  # of several calls that are the same, only the latest is to run
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Manifest:
 class Pool(ABC):
     """Runs tasks in children. Lifecycle: `load`, `start`, then `quiet` and `stop(deadline)`."""
 
+    kills = True  # whether it can end a run by force
+
     @abstractmethod
     def load(self) -> Manifest:
         """Import the app, away from this process, and say what is in it. Raises AppImportError, AppNotFound."""
@@ -58,9 +71,14 @@ class Pool(ABC):
     def start(self, children: int) -> None:
         """Start children. Raises PoolError."""
 
+    @property
     @abstractmethod
-    def submit(self, ticket: int, frame: bytes) -> bool:
-        """Hand a message over; False, and nothing is done, when there is no room for it now."""
+    def lanes(self) -> Sequence[int]:
+        """How many runs go on at once, at most, in each lane; the first is `children`, once it has started."""
+
+    @abstractmethod
+    def submit(self, ticket: int, frame: bytes, lane: int = 0) -> bool:
+        """Hand a message over; False, and nothing is done, when there is no room for it now in its lane."""
 
     @abstractmethod
     def collect(self, deadline: float | None) -> list[Ended]:
@@ -80,7 +98,17 @@ class Pool(ABC):
 
     @abstractmethod
     def kill(self, tickets: Sequence[int]) -> None:
-        """Kill the children that run these tickets; they come back as broken off."""
+        """End these tickets' runs by force; they come back as broken off, unless they end before that.
+
+        Where a process runs others beside them, and can't end one run alone, those come back, too: blameless.
+        """
+
+    @abstractmethod
+    def resize(self, children: int) -> None:
+        """Have so many children in the first lane; those that are too many leave when they have ended what they run.
+
+        Raises PoolError for more than the pool can have.
+        """
 
     @abstractmethod
     def interrupt(self) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from .celery_names import hint
 from .errors import ConfigurationError, ProtocolError, UnknownSetting, did_you_mean
 from .message import check_queue
+from .rates import parse_limit
 
 _ENVIRONMENT = "FASTQ_"
 #: Variables with fastq's prefix that are no settings.
@@ -29,34 +31,82 @@ class Settings:
 
     broker: str = "sqlite:///fastq.db"
     backend: str = ""  # empty: the broker's own URL
+    state: str = ""  # where shared state is kept; empty: at the broker or else at the backend, if they can
     default_queue: str = "default"
+    task_routes: tuple[tuple[str, str], ...] = ()  # names of tasks, or patterns of them, and the queues for their calls
+    queue_limits: tuple[tuple[str, str], ...] = ()  # queues, and what of them may start ("100/m"), or run at once ("4")
+    fair_queues: tuple[tuple[str, str], ...] = ()  # queues that are shared fairly, and the numbers of their shares
     serializer: str = "json"
     accept: tuple[str, ...] = ("json", "msgpack")  # the serializers that may be used, in either direction
     ack: str = "late"  # late: at least once; early: at most once
     ignore_result: bool = False
     result_expires_s: float = 86_400.0
-    concurrency: int = 0  # children of a worker; 0: one for each CPU
+    workflow_expires_s: float = 2_592_000.0  # what has not followed in a workflow by then, never will
+    pool: str = "prefork"  # what runs tasks: prefork, threads, asyncio or solo
+    concurrency: int = 0  # children of a worker, each for a task at a time; 0: as many as suit its pool
+    async_concurrency: int = 100  # async tasks that a worker runs at once beside them
+    autoscale_min: int = 0  # children that stay when there is little to do
+    autoscale_max: int = 0  # children when there is much to do; 0: their number stays
+    max_tasks_per_child: int = 0  # after which a child is replaced; 0: never
+    max_memory_per_child_mb: float = 0.0  # resident, after a task; 0: without limit
+    max_child_age_s: float = 0.0
     lease_s: float = 30.0
     grace_s: float = 30.0  # how long running tasks may go on after SIGTERM
     max_deliveries: int = 5  # a message that is charged with more crashes is a dead letter
     unknown_task_grace_s: float = 300.0  # how long a worker holds a task that it doesn't know, for a newer one
     max_message_bytes: int = 100_000_000
+    max_step_bytes: int = 1_000_000  # of the value of one step of a task
+    propagate_headers: tuple[str, ...] = ()  # headers that go on to the tasks that a task calls
+    control: bool = True  # whether workers obey remote control, where there is shared state
+    events: bool = False  # whether workers and callers report what becomes of tasks
 
     def __post_init__(self) -> None:
-        try:
-            check_queue(self.default_queue)
-        except ProtocolError as error:
-            raise ConfigurationError(f"default_queue: {error}") from error
+        _check_queue("default_queue", self.default_queue)
+        for name, pairs in (("task_routes", self.task_routes), ("queue_limits", self.queue_limits)):
+            for key, value in pairs:
+                _check_queue(name, value if name == "task_routes" else key)
+        for queue, limit in self.queue_limits:
+            parse_limit(limit, f"queue_limits of {queue}")
+        for queue, shares in self.fair_queues:
+            _check_queue("fair_queues", f"{queue}:fair-{_MOST_SHARES}")
+            if not (shares.isascii() and shares.isdigit()) or not 1 <= int(shares) <= _MOST_SHARES:
+                raise ConfigurationError(f"fair_queues gives {queue} {shares!r} shares; it takes 1 to {_MOST_SHARES}")
         if self.ack not in ("late", "early"):
             raise ConfigurationError(f"ack is {self.ack!r}; it takes 'late' or 'early'")
+        if self.pool not in _POOLS:
+            raise ConfigurationError(f"pool is {self.pool!r}; {did_you_mean(self.pool, _POOLS)}")
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes {least:,} to {most:,}")
+        if 0 < self.autoscale_max < self.autoscale_min:
+            raise ConfigurationError(f"autoscale_min is {self.autoscale_min}, more than autoscale_max")
+
+    @property
+    def children(self) -> int:
+        """How many children a worker starts with."""
+        if self.pool == "solo":
+            return 1
+        if self.autoscale_max:
+            return min(max(self.concurrency or self.autoscale_min, self.autoscale_min, 1), self.autoscale_max)
+        if self.pool == "asyncio":
+            return self.concurrency or self.async_concurrency
+        cpus = os.cpu_count() or 1
+        return self.concurrency or (cpus if self.pool == "prefork" else min(32, cpus + 4))
 
     @property
     def backend_url(self) -> str:
         """Where results are kept."""
         return self.backend or self.broker
+
+    @property
+    def state_urls(self) -> tuple[str, ...]:
+        """Where shared state may be kept; the first that can, does."""
+        return (self.state,) if self.state else (self.broker, self.backend_url)
+
+    @cached_property
+    def shares(self) -> dict[str, int]:
+        """How many shares each fair queue has."""
+        return {queue: int(number) for queue, number in self.fair_queues}
 
     @classmethod
     def load(cls, arguments: Mapping[str, Any]) -> Settings:
@@ -68,21 +118,44 @@ class Settings:
         return cls(**values)
 
 
+_PAIRS = tuple[tuple[str, str], ...]
+_POOLS = ("prefork", "threads", "asyncio", "solo")
+_MOST_SHARES = 1_000
 _YEARS_S = 1_000_000_000  # some thirty of them: times in microseconds stay far within 64 bits
 _RANGES: dict[str, tuple[float, float]] = {
     "result_expires_s": (1, _YEARS_S),
+    "workflow_expires_s": (1, _YEARS_S),
     "concurrency": (0, 10_000),
+    "async_concurrency": (1, 1_000),
+    "autoscale_min": (0, 900),
+    "autoscale_max": (0, 900),
+    "max_tasks_per_child": (0, 1_000_000_000),
+    "max_memory_per_child_mb": (0, 100_000_000),
+    "max_child_age_s": (0, _YEARS_S),
     "lease_s": (0.1, _YEARS_S),
     "grace_s": (0, _YEARS_S),
     "max_deliveries": (1, 65_535),
     "unknown_task_grace_s": (0, _YEARS_S),
     "max_message_bytes": (2_000, (1 << 31) - 1),
+    "max_step_bytes": (100, (1 << 31) - 1),
 }
 
 
 def fields_of(settings: Settings) -> dict[str, Any]:
     """Return settings by name, fit for JSON."""
     return asdict(settings)
+
+
+def settings_of(values: Mapping[str, Any]) -> Settings:
+    """Return settings that `fields_of` gave, after their way through JSON. Raises ConfigurationError."""
+    return Settings(**{name: _converted(name, value, "settings") for name, value in values.items()})
+
+
+def _check_queue(setting: str, queue: str) -> None:
+    try:
+        check_queue(queue)
+    except ProtocolError as error:
+        raise ConfigurationError(f"{setting}: {error}") from error
 
 
 def _from_environment() -> tuple[str, dict[str, Any]]:
@@ -141,7 +214,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 def _looks_like(name: str, value: Any) -> bool:
     """Tell a misspelt setting in a module from the module's own imports, functions and private names."""
-    return name.islower() and not name.startswith("_") and isinstance(value, (str, int, float, list, tuple))
+    return name.islower() and not name.startswith("_") and isinstance(value, (str, int, float, list, tuple, dict))
 
 
 @cache
@@ -152,7 +225,7 @@ def _types() -> dict[str, Any]:
 def _converted(name: str, value: Any, source: str) -> Any:
     kind = _types().get(name)
     if kind is None:
-        raise UnknownSetting(f"{source}: there is no setting {name!r}; {did_you_mean(name, _types())}")
+        raise UnknownSetting(f"{source}: there is no setting {name!r}; {hint(name, _types())}")
     try:
         return _convert(kind, value)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -174,11 +247,31 @@ def _convert(kind: Any, value: Any) -> Any:
         if not isinstance(value, str):
             raise TypeError(value)
         return value
+    if kind == _PAIRS:
+        return tuple(_pairs(value))
     names = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(value)
     return tuple(filter(None, names))
 
 
+def _pairs(value: Any) -> Iterator[tuple[str, str]]:
+    """Read a table: a mapping, whose values may be lists, or text such as "mail=100/m, mail=4", or the pairs."""
+    if isinstance(value, str):
+        value = [part.split("=") for part in value.split(",") if part.strip()]
+    items = value.items() if isinstance(value, Mapping) else [(name, item) for name, item in value]
+    for name, item in items:
+        for each in item if isinstance(item, (list, tuple)) else (item,):
+            if not isinstance(name, str) or not isinstance(each, (str, int)) or isinstance(each, bool):
+                raise TypeError(value)
+            pair = name.strip(), str(each).strip()
+            if not all(pair):
+                raise ValueError(value)
+            yield pair
+
+
+_SHAPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", _PAIRS: "a table of names"}
+
+
 def _shape(kind: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of names")
+    return _SHAPES.get(kind, "a list of names")

@@ -13,8 +13,11 @@ ROOT = Path(__file__).parents[1]
 class Host:
     """Workers on one broker, each a process of its own; the ledger and the log are common to them."""
 
-    def __init__(self, url: str, ledger: Ledger, log: Path, lease_s: float = 3) -> None:
+    def __init__(
+        self, url: str, ledger: Ledger, log: Path, lease_s: float = 3, app: str = "tests.apps.basic:app"
+    ) -> None:
         self.lease_s = lease_s
+        self.app = app
         self.log = log
         self._environment = {**os.environ, "TEST_BROKER": url, "LEDGER": str(ledger.path)}
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -26,7 +29,7 @@ class Host:
             "fastq",
             "worker",
             "-A",
-            "tests.apps.basic:app",
+            self.app,
             "-c",
             "2",
             "--lease",

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,10 +57,13 @@ class RedisServer:
         give_up = time.monotonic() + 20
         while True:
             try:
-                return self.wire().close()
+                answer = self.command("PING")
+                if not str(answer).startswith("LOADING"):
+                    return
+                raise ConnectionError(answer)
             except ERRORS as error:
                 if str(error).startswith(("NOAUTH", "WRONGPASS")):
-                    return None
+                    return
                 if time.monotonic() > give_up:
                     raise RuntimeError((self.folder / "log").read_text()[-2000:]) from error
                 time.sleep(0.01)
@@ -96,3 +100,18 @@ def has_redis() -> None:
     """Raise unless servers can be started."""
     if shutil.which("redis-server") is None:
         raise FileNotFoundError("redis-server is not in PATH")
+
+
+def one_for_all(folder: Path) -> Iterator[RedisServer | None]:
+    """Run one server while a fixture lasts, started before the first test looks at what it leaves behind.
+
+    It is None where servers can't be started.
+    """
+    try:
+        has_redis()
+    except FileNotFoundError:
+        yield None
+        return
+    server = RedisServer(folder).start()
+    yield server
+    server.kill()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastq import FastQ, State, current_task, execution
+from fastq import FastQ, Serializer, State, current_task, execution, register_serializer
+from fastq._speedups import glance_call
+from fastq.current import running
 from fastq.errors import TaskError
-from fastq.execution import execute
+from fastq.execution import answer, execute
 from fastq.failure import Failure
 from fastq.message import Message
 from fastq.outcome import Outcome
@@ -217,3 +220,92 @@ def test_applying_a_coroutine_within_a_loop_is_a_failure_that_says_so(app: FastQ
 
     with pytest.raises(RuntimeError, match="another loop is running"):
         result.get()
+
+
+# -- the short way ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignore_result", [False, True])
+@pytest.mark.parametrize("argument", [7, "text", None, "fail", "unsayable", "leave", "retry"])
+def test_the_short_way_ends_as_the_long_one_does(app: FastQ, argument: object, ignore_result: bool) -> None:
+    @app.task(name="plain", autoretry_for=(LookupError,), default_retry_delay=0, ignore_result=ignore_result)
+    def plain(value: object) -> object:
+        seen.append((current_task.id, current_task.attempt))
+        if value == "fail":
+            raise ValueError("no luck")
+        if value == "leave":
+            raise SystemExit(3)
+        if value == "retry":
+            raise KeyError("later")
+        return {1} if value == "unsayable" else value
+
+    seen: list[tuple[str, int]] = []
+    message = plain._call((argument,), None).message(app.settings)
+    assert plain.is_plain
+    glance = glance_call(message.encode())
+    assert glance is not None
+
+    short = answer(app, plain, message.encode(), glance)
+    one = Outcome.decode(short) if isinstance(short, bytes) else short
+    other = execute(app, message)
+
+    assert seen == [(message.uuid, 1)] * 2
+    assert isinstance(short, bytes) == (other.state is State.SUCCESS)
+    assert (one.id, one.state, one.content_type, one.attempt) == (
+        other.id, other.state, other.content_type, other.attempt,
+    )  # fmt: skip
+    if one.state is State.SUCCESS:
+        assert one.body == other.body
+    else:
+        assert Failure.decode(one.body)[:3] == Failure.decode(other.body)[:3]
+    assert one.started_at <= one.finished_at
+
+
+@pytest.mark.parametrize("body", [b"", b"[[1]]", b"[1,{}]", b'[[1],{"a":1,2:3}]', b"not json"])
+def test_a_body_that_can_not_be_read_is_refused_by_the_short_way_too(app: FastQ, body: bytes) -> None:
+    @app.task(name="plain")
+    def plain(value: object) -> object:
+        raise AssertionError("it must not run")
+
+    message = plain._call((1,), None).message(app.settings)._replace(body=body)
+    glance = glance_call(message.encode())
+    assert glance is not None
+
+    ended = answer(app, plain, message.encode(), glance)
+
+    assert isinstance(ended, Outcome)
+    assert ended.state is State.REFUSED
+
+
+def test_what_a_task_leaves_to_be_done_afterwards_is_done_on_the_short_way_too(app: FastQ) -> None:
+    @app.task(name="plain")
+    def plain() -> int:
+        run = running.get()
+        assert run is not None
+        run.finally_call(ends.append)
+        return 8
+
+    ends: list[Outcome] = []
+    frame = plain._call((), None).message(app.settings).encode()
+    glance = glance_call(frame)
+    assert glance is not None
+
+    ended = answer(app, plain, frame, glance)
+
+    assert ends == [ended]
+    assert isinstance(ended, Outcome)
+    assert (ended.state, ended.body) == (State.SUCCESS, b"8")
+
+
+def test_a_task_that_asks_for_something_special_is_not_plain(app: FastQ) -> None:
+    @app.task(name="limited", soft_time_limit=1.0)
+    def limited() -> None: ...
+
+    register_serializer(Serializer("ours", "application/x-ours", lambda value: b"", lambda data: None))
+    app.settings = replace(app.settings, accept=("json", "ours"))
+
+    @app.task(name="foreign", serializer="ours")
+    def foreign() -> None: ...
+
+    assert not limited.is_plain
+    assert not foreign.is_plain

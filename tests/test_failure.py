@@ -236,3 +236,21 @@ def test_what_is_no_failure_becomes_one_that_says_so(stored: bytes) -> None:
 )
 def test_any_stored_bytes_give_an_exception_to_raise(stored: bytes) -> None:
     assert isinstance(Failure.decode(stored).exception(), Exception)
+
+
+def test_a_failure_says_in_which_task_of_a_workflow_it_was() -> None:
+    failure = Failure.of(ValueError("no"))._replace(origin=("shop.add", "0192e4a1-b2c3-7d4e-8f90-a1b2c3d4e5f6"))
+
+    found = Failure.decode(failure.encode())
+
+    assert found == failure
+    assert str(found.exception().__cause__).startswith("\nIn task shop.add[0192e4a1-b2c3-7d4e-8f90-a1b2c3d4e5f6]:\n")
+
+
+@pytest.mark.parametrize("more", [["one"], ["one", 2], "one", ["a", "b"], {}])
+def test_an_origin_that_is_none_makes_a_failure_unreadable(more: object) -> None:
+    body = json.dumps(
+        ["builtins.ValueError", "no", [], "", more, *(["too much"] if more == ["a", "b"] else [])]
+    ).encode()
+
+    assert "can't be read" in Failure.decode(body).message

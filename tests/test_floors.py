@@ -21,20 +21,44 @@ FLOORS = {
     "fastq.encoder": 1,
     "fastq.failure": 1,
     "fastq.schedule": 1,
+    "fastq.retries": 1,
+    "fastq.diagnosis": 1,
+    "fastq.celery_names": 1,
+    "fastq.rates": 1,
+    "fastq.routing": 1,
+    "fastq.keys": 1,
     "fastq.settings": 1,
     "fastq.broker": 2,
     "fastq.backend": 2,
     "fastq.completion": 2,
+    "fastq.state": 2,
     "fastq.pool": 2,
     "fastq.systems": 3,
     "fastq.brokers": 3,
     "fastq.backends": 3,
+    "fastq.states": 3,
     "fastq.app": 4,
     "fastq.task": 4,
+    "fastq.options": 4,
     "fastq.result": 4,
     "fastq.canvas": 4,
+    "fastq.unique": 4,
+    "fastq.broadcast": 4,
+    "fastq.control": 4,
+    "fastq.events": 4,
     "fastq.execution": 4,
+    "fastq.soft_limit": 4,
+    "fastq.current": 4,
+    "fastq.batch": 4,
+    "fastq.call": 4,
+    "fastq.awaiting": 4,
+    "fastq.middleware": 4,
+    "fastq.lifecycle": 4,
+    "fastq.progress": 4,
+    "fastq.steps": 4,
+    "fastq.task_logging": 4,
     "fastq.discovery": 4,
+    "fastq.deadletters": 4,
     "fastq.worker": 5,
     "fastq.pools": 5,
     "fastq.scheduler": 5,
@@ -48,17 +72,19 @@ PUBLIC = 4  # the floor of the package itself: its names are those of the user A
 
 #: What a room must not import, though it is on a lower floor, or on its own.
 FORBIDDEN = {
-    "fastq.brokers": ["fastq.backends"],
-    "fastq.backends": ["fastq.brokers"],
-    "fastq.worker": ["fastq.brokers", "fastq.backends", "fastq.systems", "argparse", "click"],
-    "fastq.pools": ["fastq.brokers", "fastq.backends", "fastq.systems", "argparse", "click"],
-    "fastq.systems": ["fastq.brokers", "fastq.backends"],
+    "fastq.brokers": ["fastq.backends", "fastq.states"],
+    "fastq.backends": ["fastq.brokers", "fastq.states"],
+    "fastq.states": ["fastq.brokers", "fastq.backends"],
+    "fastq.worker": ["fastq.brokers", "fastq.backends", "fastq.states", "fastq.systems", "argparse", "click"],
+    "fastq.pools": ["fastq.brokers", "fastq.backends", "fastq.states", "fastq.systems", "argparse", "click"],
+    "fastq.systems": ["fastq.brokers", "fastq.backends", "fastq.states"],
     "fastq.completion": ["fastq.broker", "fastq.backend"],
 }
 
 #: Which modules, by the beginnings of their names, may import a library; no other may.
 RESERVED = {
     "sqlalchemy": ["fastq.systems.sql", "fastq.brokers.sql", "fastq.backends.sql"],
+    "amqp": ["fastq._speedups.amqp_py"],
     "hiredis": ["fastq.systems.redis", "fastq.brokers.redis", "fastq.backends.redis"],
     "sqlite3": ["fastq.systems.sql"],
     "click": ["fastq.cli"],
@@ -129,7 +155,7 @@ def objection(module: str, floor: int, imported: str) -> str:
         theirs = floor_of(imported)
         theirs = PUBLIC if theirs is None else theirs
         return f"floor {floor} may not know floor {theirs}" if theirs > floor else ""
-    if floor == 0 and top not in sys.stdlib_module_names:
+    if floor == 0 and top not in sys.stdlib_module_names and top not in RESERVED:
         return "speedups know the standard library alone"
     if floor == 1 and top in NOT_IN_VALUES:
         return "values know no I/O, threads or processes"
@@ -168,6 +194,7 @@ def test_a_module_imports_only_what_its_floor_may_know(file: Path) -> None:
         ("fastq._speedups.frames_py", "from fastq.errors import FastQError", "fastq.errors"),
         ("fastq._speedups.frames_py", "from ..errors import FastQError", "fastq.errors"),
         ("fastq._speedups.frames_py", "import orjson", "orjson"),
+        ("fastq._speedups.frames_py", "import amqp", "amqp"),
         ("fastq.utils", "", "is on no floor"),
     ],
 )
@@ -184,6 +211,7 @@ def test_an_import_that_is_not_allowed_is_found_and_named(module: str, text: str
         ("fastq.completion", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .app import FastQ"),
         ("fastq.message", "from . import _speedups\nfrom .errors import ProtocolError"),
         ("fastq.systems.sql_schema", "import sqlalchemy"),
+        ("fastq._speedups.amqp_py", "from amqp.serialization import dumps"),
         ("fastq.brokers.sql", "from fastq.systems.sql import SqlSystem"),
         ("fastq.pools.child", "import signal\nfrom fastq.app import FastQ"),
         ("fastq.cli.worker", "import click\nfrom fastq.worker.worker import Worker"),

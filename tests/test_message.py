@@ -48,6 +48,13 @@ extras = st.just(NO_EXTRAS) | st.builds(
     soft_limit_ms=times,
     trace=st.just("") | names,
     headers=st.dictionaries(texts, json_values, max_size=3),
+    flows=st.lists(ids, max_size=3).map(tuple),
+    given=no_id_or_ids,
+    failed=no_id_or_ids,
+    limit_key=st.just("") | names,
+    unique=st.just("") | names,
+    reserved=st.booleans(),
+    each=st.booleans(),
 )
 messages = st.builds(
     Message,
@@ -70,8 +77,9 @@ messages = st.builds(
 PLAIN = Message(bytes(range(16)), "shop.add", "default", b"[[4,4],{}]", enqueued_at=1_700_000_000_000_000)
 FULL = PLAIN._replace(
     content_type="application/x-ours",
-    extras=Extras(b"r" * 16, b"p" * 16, b"g" * 16, 60_000, 50_000, "00-ab-cd-01", {"tenant": "blue"}),
-)
+    extras=Extras(b"r" * 16, b"p" * 16, b"g" * 16, 60_000, 50_000, "00-ab-cd-01", {"tenant": "blue"},
+                  (b"f" * 16, b"h" * 16), b"v" * 16, b"x" * 16, "blue", "shop.add:blue", True, True),
+)  # fmt: skip
 
 
 def read(frame: bytes) -> Message | None:
@@ -274,6 +282,11 @@ def test_a_queue_name_that_could_be_read_as_something_else_is_refused(name: str)
         {"extras": Extras(hard_limit_ms=-1)},
         {"extras": Extras(soft_limit_ms=LAST_US + 1)},
         {"extras": Extras(trace="two words")},
+        {"extras": Extras(limit_key="two words")},
+        {"extras": Extras(unique="two words")},
+        {"extras": Extras(flows=(b"short",))},
+        {"extras": Extras(flows=(b"",))},
+        {"extras": Extras(given=bytes(16))},
         {"extras": Extras(headers={"key": object()})},
         {"extras": Extras(headers={"key": "\ud800"})},
     ],
@@ -302,7 +315,7 @@ def test_every_key_of_the_json_envelope_arrives_in_its_field() -> None:
         "expires": "2030-01-01T01:00:00.25+01:00", "attempt": 2, "ignore_result": True, "reply_to": 99,
         "root": "00000000-0000-0000-0000-000000000001", "parent": "00000000-0000-0000-0000-000000000002",
         "group": "00000000-0000-0000-0000-000000000003", "hard_limit_ms": 60, "soft_limit_ms": 50,
-        "trace": "00-ab-cd-01", "headers": {"tenant": "blue"},
+        "trace": "00-ab-cd-01", "headers": {"tenant": "blue"}, "limit_key": "blue",
     }  # fmt: skip
     start = int(datetime(2030, 1, 1, tzinfo=timezone.utc).timestamp()) * 1_000_000
 
@@ -312,7 +325,7 @@ def test_every_key_of_the_json_envelope_arrives_in_its_field() -> None:
         bytes.fromhex("00112233445566778899aabbccddeeff"), "shop.add", "mail", b'[[4],{"y":4}]', "application/json",
         7, 1_500_000, start, start + 250_000, 2, 0, 99, True,
         Extras((1).to_bytes(16, "big"), (2).to_bytes(16, "big"), (3).to_bytes(16, "big"), 60, 50, "00-ab-cd-01",
-               {"tenant": "blue"}),
+               {"tenant": "blue"}, limit_key="blue"),
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def test_the_encoding_of_a_decoded_outcome_is_the_same_bytes(outcome: Outcome) -
     frame = outcome.encode()
 
     assert Outcome.decode(frame).encode() == frame
+    assert Outcome(*Outcome.decode(frame)).encode() == frame, "made anew"
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(b"\xf5O\x01".__add__))
@@ -192,3 +193,8 @@ def test_the_states_in_the_document_have_the_codes_that_are_written(protocol: Do
     assert {name for _, name, _ in rows} == {state.value for state in State} - {"PENDING"}
     for code, name, _ in rows:
         assert PLAIN._replace(state=State(name)).encode()[3] == int(code)
+
+
+def test_an_outcome_that_was_read_and_changed_is_framed_as_it_is_now() -> None:
+    read = Outcome.decode(PLAIN.encode())
+    assert Outcome.decode(read._replace(body=b"9").encode()).body == b"9"

@@ -213,8 +213,9 @@ def test_a_result_is_found_by_its_id_elsewhere(tasks: FastQ, worker: InlineWorke
 
     assert (found, hash(found), found.get()) == (result, hash(result), 8)
     assert repr(found) == f"<AsyncResult {result.id}>"
-    with pytest.raises(ValueError, match="badly formed"):
-        tasks.result("7")
+    for wrong in ("7", 7, None):
+        with pytest.raises(ValueError, match=f"{wrong!r} is not a task id, which is a UUID"):
+            tasks.result(wrong)  # type: ignore[arg-type]
 
 
 def test_a_forgotten_result_is_gone_here_and_at_the_backend(tasks: FastQ, worker: InlineWorker) -> None:

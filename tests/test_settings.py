@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
@@ -12,7 +13,7 @@ import pytest
 
 from fastq import FastQ
 from fastq.errors import ConfigurationError, UnknownSetting
-from fastq.settings import _RANGES, Settings
+from fastq.settings import _RANGES, Settings, fields_of, settings_of
 
 if TYPE_CHECKING:
     from tests.conftest import Document
@@ -111,6 +112,17 @@ def test_a_misspelt_argument_is_an_error_with_a_suggestion() -> None:
         FastQ(concurency=4)
 
 
+def test_what_celery_s_users_write_is_an_error_that_says_what_is_meant_here(app: FastQ) -> None:
+    with pytest.raises(UnknownSetting, match="'task_always_eager'; tests use fastq.testing.kit"):
+        FastQ(task_always_eager=True)
+    with pytest.raises(UnknownSetting, match="'broker_url'; did you mean 'broker'"):
+        FastQ(broker_url="memory://")
+    with pytest.raises(TypeError, match="no option 'acks_late': ack='late' says it here, and is the default"):
+        app.task(acks_late=True)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="no option 'routing_key': queue says where a call goes"):
+        app.task(lambda: None).apply_async(routing_key="mail")  # type: ignore[call-arg]
+
+
 def test_a_misspelt_variable_is_an_error_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTQ_BROKR", "memory://")
 
@@ -133,7 +145,7 @@ def test_a_misspelt_name_in_a_module_is_an_error(config: Callable[[str], None]) 
 
 
 def test_a_name_that_is_like_no_other_is_an_error_that_lists_them() -> None:
-    with pytest.raises(UnknownSetting, match="there are accept, ack, backend, broker, concurrency"):
+    with pytest.raises(UnknownSetting, match="there are accept, ack, async_concurrency, autoscale_max"):
         FastQ(zzz=1)
 
 
@@ -223,6 +235,70 @@ def test_a_number_out_of_its_range_is_an_error(name: str, value: str) -> None:
 def test_the_ends_of_a_range_are_in_it(name: str) -> None:
     for end in _RANGES[name]:
         assert getattr(FastQ(**{name: end}).settings, name) == end
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mail": ["100/m", 4], "video": 2},
+        "mail=100/m, mail = 4,video=2,",
+        (("mail", "100/m"), ("mail", "4"), ("video", "2")),
+        [["mail", "100/m"], ["mail", 4], ["video", 2]],
+    ],
+    ids=["mapping", "text", "pairs", "json"],
+)
+def test_a_table_is_read_from_a_mapping_from_text_and_from_pairs(given: Any) -> None:
+    assert FastQ(queue_limits=given).settings.queue_limits == (("mail", "100/m"), ("mail", "4"), ("video", "2"))
+
+
+def test_a_table_keeps_its_order_wherever_it_comes_from(
+    pyproject: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyproject("fair_queues = { mail = 4 }\n[tool.fastq.task_routes]\n'shop.*' = 'mail'\n'*' = 'rest'")
+    monkeypatch.setenv("FASTQ_QUEUE_LIMITS", "mail=5/s")
+
+    settings = FastQ().settings
+
+    assert settings.task_routes == (("shop.*", "mail"), ("*", "rest"))
+    assert (settings.queue_limits, settings.shares) == ((("mail", "5/s"),), {"mail": 4})
+
+
+@pytest.mark.parametrize("name", ["task_routes", "queue_limits", "fair_queues"])
+@pytest.mark.parametrize(
+    "value", ["mail", "mail=1=2", "=1", "mail=", {"mail": None}, {"mail": True}, {1: "a"}, 7, ["mail"]]
+)
+def test_what_is_no_table_is_an_error_that_quotes_it(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        FastQ(**{name: value})
+
+    assert str(refused.value) == f"arguments: {name} is {value!r}; it takes a table of names"
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({"task_routes": {"shop.*": "a b"}}, "task_routes: 'a b' is not a queue name"),
+        ({"queue_limits": {"a b": 1}}, "queue_limits: 'a b' is not a queue name"),
+        ({"queue_limits": {"mail": "many"}}, "queue_limits of mail is 'many'; it takes a number, a slash and a unit"),
+        ({"queue_limits": {"mail": 0}}, "queue_limits of mail is 0; it takes 1 to 1,000,000"),
+        ({"queue_limits": {"mail": "0/s"}}, "queue_limits of mail is '0/s'"),
+        ({"fair_queues": {"a b": 1}}, "fair_queues: 'a b:fair-1000' is not a queue name"),
+        ({"fair_queues": {"x" * 250: 1}}, "fair_queues: 'xxx.* is not a queue name"),
+        ({"fair_queues": {"mail": "many"}}, "fair_queues gives mail 'many' shares; it takes 1 to 1000"),
+        ({"fair_queues": {"mail": 0}}, "fair_queues gives mail '0' shares"),
+        ({"fair_queues": {"mail": 1001}}, "fair_queues gives mail '1001' shares"),
+    ],
+    ids=repr,
+)
+def test_a_table_of_what_can_not_be_is_an_error_that_says_why(argument: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        FastQ(**argument)
+
+
+def test_settings_come_back_from_json_as_they_were() -> None:
+    settings = FastQ(queue_limits={"mail": ["100/m", 4]}, fair_queues={"a": 2}, accept=["json"]).settings
+
+    assert settings_of(json.loads(json.dumps(fields_of(settings)))) == settings
 
 
 @pytest.mark.parametrize("queue", ["", "a b", "mail/now", "x" * 256])

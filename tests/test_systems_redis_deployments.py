@@ -17,12 +17,14 @@ from fastq.backends import open_backend
 from fastq.broker import Decision
 from fastq.brokers import open_broker
 from fastq.errors import BrokerUnavailable
+from fastq.states import open_state
 from fastq.systems.redis_durability import durability
 from fastq.systems.redis_nodes import slot_of
 from fastq.testing.backends import BackendConformance, success
 from fastq.testing.broker_case import at_once, bodies, call, numbered, soon
 from fastq.testing.brokers import BrokerConformance
 from fastq.testing.completion import CompletionConformance
+from fastq.testing.state import StateConformance
 from tests.conftest import require_service
 from tests.redis_server import RedisServer, free_port, has_redis
 
@@ -41,8 +43,8 @@ def servers_end_with_their_test(redis_is_here, nothing_left_behind):
 
 
 def goes_round(url: str) -> None:
-    """Send a message and its outcome through a deployment."""
-    broker, backend = open_broker(url), open_backend(url, 60.0)
+    """Send a message, its outcome and some shared state through a deployment."""
+    broker, backend, state = open_broker(url), open_backend(url, 60.0), open_state(url)
     subscription = broker.subscribe(["q"], 60.0, {})
     broker.publish([call()])
     (delivery,) = soon(subscription)
@@ -51,8 +53,14 @@ def goes_round(url: str) -> None:
     assert list(backend.wait([outcome.id], time.monotonic() + 20)) == [outcome]
     assert subscription.settle([Decision(delivery)]) == []
     subscription.close()
-    broker.close()
-    backend.close()
+    state.put("f", {"a": b"1"}, 60.0)
+    assert state.find("f") == {"a": b"1"}
+    follower = state.follow("log")
+    assert follower.read(time.monotonic() + 0.01) == []
+    state.append("log", [b"1"], 10, 60.0)
+    assert follower.read(time.monotonic() + 20) == [b"1"]
+    for each in (follower, broker, backend, state):
+        each.close()
 
 
 # -- a cluster ----------------------------------------------------------------------------------------
@@ -122,6 +130,20 @@ class TestClusterCompletion(CompletionConformance):
         backend = open_backend(cluster_url, 60.0)
         yield backend
         backend.close()
+
+
+class TestClusterState(StateConformance):
+    @pytest.fixture
+    def state(self, cluster_url):
+        state = open_state(cluster_url)
+        yield state
+        state.close()
+
+    @pytest.fixture
+    def other(self, state, cluster_url):
+        other = open_state(cluster_url)
+        yield other
+        other.close()
 
 
 # -- sentinels ----------------------------------------------------------------------------------------

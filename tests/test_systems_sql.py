@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from fastq.errors import (
     BrokerFull,
     BrokerUnavailable,
     ConfigurationError,
+    LeaseLost,
     PublishUnknown,
     UnknownSetting,
 )
@@ -458,4 +461,35 @@ def test_a_dead_letter_keeps_its_priority_when_it_is_put_back(tmp_path):
     broker.requeue_dead([broker.dead_letters("q", 1)[0].token])
     assert [b"first" in it.frame for it in soon(subscription)] == [True, False]
     subscription.close()
+    broker.close()
+
+
+def test_no_dialect_is_loaded_but_that_of_sqlite():
+    probe = "import sys, fastq.brokers.sql, fastq.systems.sqlite; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert [name for name in loaded.split() if name.startswith("sqlalchemy.dialects.postgresql")] == []
+
+
+def test_a_database_that_is_removed_under_its_users_is_begun_anew(tmp_path, caplog):
+    path = tmp_path / "x.db"
+    broker = open_broker(f"sqlite:///{path}")
+    subscription = broker.subscribe(["q"], 30.0, {})
+    broker.publish([call()])
+    for file in tmp_path.glob("x.db*"):
+        if file.is_file():
+            file.unlink()
+
+    broker.publish([call(body=b"new")])
+
+    assert broker.depth("q") == 1
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM fastq_messages").fetchone() == (1,)
+    assert "was removed or replaced" in caplog.text
+    with pytest.raises(LeaseLost):
+        subscription.renew()
+    subscription.close()
+    again = broker.subscribe(["q"], 30.0, {})
+    assert [b"new" in it.frame for it in soon(again)] == [True]
+    again.close()
     broker.close()

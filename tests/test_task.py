@@ -6,7 +6,7 @@ import functools
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,19 @@ def test_a_task_of_a_script_is_named_after_the_file(tmp_path: Path) -> None:
     as_module = subprocess.run([sys.executable, "-m", "shop"], capture_output=True, text=True, check=True).stdout
 
     assert (output, as_module) == ("shop.add\n", "shop.add\n")
+
+
+def test_a_generator_is_no_task_because_its_call_would_run_nothing(app: FastQ) -> None:
+    def lines() -> Iterator[str]:
+        yield "a"
+
+    async def later() -> AsyncIterator[str]:
+        yield "a"
+
+    for function in (lines, later):
+        with pytest.raises(ConfigurationError, match=f"{function.__name__} has yield: .* return a list instead"):
+            app.task(function)
+    assert app.tasks == {}
 
 
 def test_two_functions_under_one_name_are_an_error_that_names_both_places(app: FastQ) -> None:

@@ -1,4 +1,4 @@
-"""Run the load benchmarks: ``python -m benchmarks.load --broker redis --peers celery,huey``, or ``… pool``."""
+"""Run the load benchmarks: ``python -m benchmarks.load --broker redis --peers celery``, ``… pool`` or ``… scale``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.load import pool, report
+from benchmarks.load import pool, report, scale
 from benchmarks.load.contender import PEERS, ROOT
 from benchmarks.load.measures import QUICK, Sizes
 from benchmarks.load.run import Results, run
@@ -14,11 +14,13 @@ from benchmarks.load.run import Results, run
 ALL = ",".join(dict.fromkeys(entry.folder for entry in PEERS))
 
 REDIS_URL = "redis://127.0.0.1:6379"
+RABBIT_URL = "amqp://guest:guest@127.0.0.1:5672"
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--broker", type=click.Choice(["redis", "sqlite", "memory"]), default="redis", show_default=True)
+@click.option("--broker", type=click.Choice(["redis", "amqp", "sqlite", "memory"]), default="redis", show_default=True)
 @click.option("--redis-url", default=REDIS_URL, show_default=True, help="Databases 9 to 13 are EMPTIED.")
+@click.option("--rabbit-url", default=RABBIT_URL, show_default=True, help="Its virtual host fastq-bench is DELETED.")
 @click.option("--peers", default=ALL, show_default=True, help="Names, by commas; empty for none.")
 @click.option("--runs", type=click.IntRange(1, 50), default=5, show_default=True)
 @click.option("--quick", is_flag=True, help="Small sizes, to see that everything works.")
@@ -29,6 +31,7 @@ def main(
     context: click.Context,
     broker: str,
     redis_url: str,
+    rabbit_url: str,
     peers: str,
     runs: int,
     *,
@@ -45,7 +48,7 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
     try:
         names = [name for name in peers.split(",") if name]
-        results = run(broker, redis_url, names, runs, QUICK if quick else Sizes(), quick=quick)
+        results = run(broker, redis_url, names, runs, QUICK if quick else Sizes(), quick=quick, rabbit_url=rabbit_url)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     report.write_json(results, output / "results.json")
@@ -74,6 +77,15 @@ def report_alone(source: Path, page: Path) -> None:
 def pool_alone() -> None:
     """Measure the pool alone, beside the pools of others."""
     pool.main()
+
+
+@main.command("scale")
+@click.option(
+    "--deep", type=click.IntRange(min=2000), default=scale.DEEP, show_default=True, help="Messages in the deep queue."
+)
+def scale_alone(deep: int) -> None:
+    """Measure deep queues, delayed messages and idle workers, on a Redis server of its own."""
+    scale.main(deep)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from benchmarks.load import venvs
 from benchmarks.load.resp import RedisAt
 from benchmarks.peers.processes import family, send_signal
 
 ROOT = Path(__file__).parents[2]
+VHOST = "fastq-bench"  # the one that is made and deleted
 
 
 class Contender(Protocol):
     """What every contender can be told. Rates are per second, times in seconds; each call is bounded in time."""
+
+    keeps: bool  # whether it can keep results
 
     def start(self, children: int) -> float: ...
     def stop(self) -> None: ...
@@ -52,6 +56,7 @@ class Entry:
     variant: str = ""
     brokers: tuple[str, ...] = ("redis",)
     speedups: str = ""
+    keeps: bool = True  # whether it can keep results
 
     @property
     def ours(self) -> bool:
@@ -61,18 +66,25 @@ class Entry:
 OURS = (
     Entry("fastq", "fastq", "at least once", brokers=("redis", "sqlite", "memory"), speedups="1"),
     Entry("fastq, Python bodies", "fastq", "at least once", brokers=("redis", "sqlite", "memory"), speedups="0"),
+    Entry("fastq, quorum", "fastq", "at least once", brokers=("amqp",), speedups="1"),
+    Entry("fastq", "fastq", "at least once", variant="classic", brokers=("amqp",), speedups="1"),
+    Entry("fastq, Python bodies", "fastq", "at least once", variant="classic", brokers=("amqp",), speedups="0"),
+    Entry("fastq, rpc://", "fastq", "at least once", variant="classic rpc", brokers=("amqp",), speedups="1"),
 )
 PEERS = (
-    Entry("celery prefork", "celery", "at least once"),
-    Entry("celery solo × 2", "celery", "at least once", variant="solo"),
-    Entry("dramatiq", "dramatiq", "at least once"),
+    Entry("celery prefork", "celery", "at least once", brokers=("redis", "amqp")),
+    Entry("celery solo × 2", "celery", "at least once", variant="solo", brokers=("redis", "amqp")),
+    Entry("dramatiq", "dramatiq", "at least once", brokers=("redis", "amqp")),
     Entry("taskiq streams", "taskiq", "at least once"),
+    Entry("taskiq", "taskiq", "at least once", brokers=("amqp",)),
     Entry("taskiq list", "taskiq", "at most once", variant="list"),
     Entry("huey", "huey", "at most once", brokers=("redis", "sqlite")),
     Entry("rq", "rq", "at most once"),
     Entry("arq", "arq", "at least once"),
     Entry("saq", "saq", "at least once"),
     Entry("streaq", "streaq", "at least once"),
+    Entry("bullmq (Node.js)", "bullmq", "at least once"),
+    Entry("sidekiq (Ruby)", "sidekiq", "at most once", keeps=False),
 )
 
 
@@ -83,9 +95,10 @@ class ContenderError(Exception):
 class Driven:
     """A Contender by its driver process. Use `driven`, which ends it and empties its database."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], folder: Path, *, keeps: bool) -> None:
         self.process = process
         self.folder = folder
+        self.keeps = keeps
 
     def start(self, children: int) -> float:
         return float(self._told(40, do="start", children=children, limit_s=30))
@@ -152,11 +165,12 @@ class Driven:
 
 
 @contextmanager
-def driven(entry: Entry, url: str, *, keep: bool) -> Iterator[Contender]:
+def driven(entry: Entry, url: str, *, keep: bool, rabbit: str = "") -> Iterator[Contender]:
     """Run the driver of a contender on an empty database; end its processes, and empty the database, at the end.
 
     `url` is that of a Redis database which nobody else uses; or "sqlite", for a file in a new folder;
-    or memory://, for what lives in the driver itself.
+    or memory://, for what lives in the driver itself. With the URL of a RabbitMQ, messages go to a virtual host there,
+    which is made and deleted.
     """
     python = Path(sys.executable) if entry.ours else venvs.python_of(entry.folder)
     with tempfile.TemporaryDirectory(prefix="fastq-bench-") as name:
@@ -164,15 +178,17 @@ def driven(entry: Entry, url: str, *, keep: bool) -> Iterator[Contender]:
         database = RedisAt(url) if url.startswith("redis") else None
         if database is not None:
             database.flush()
+        broker = emptied_vhost(rabbit) if rabbit else ""
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FASTQ_")},
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "",
             "BENCH_FOLDER": name,
             "BENCH_URL": f"sqlite:///{name}/queue.db" if url == "sqlite" else url,
-            "BENCH_KEEP": "1" if keep else "0",
+            "BENCH_KEEP": "1" if keep and entry.keeps else "0",
             "BENCH_VARIANT": entry.variant,
             **({"FASTQ_SPEEDUPS": entry.speedups} if entry.speedups else {}),
+            **({"BENCH_BROKER": broker} if broker else {}),
         }
         with (folder / "driver.log").open("w") as log:
             process = subprocess.Popen(
@@ -181,12 +197,28 @@ def driven(entry: Entry, url: str, *, keep: bool) -> Iterator[Contender]:
                 text=True, bufsize=1,
             )  # fmt: skip
         try:
-            yield Driven(process, folder)
+            yield Driven(process, folder, keeps=entry.keeps)
         finally:
             end(process)
             if database is not None:
                 database.flush()
                 database.close()
+            if broker:
+                rabbitmqctl("delete_vhost", VHOST)
+
+
+def emptied_vhost(rabbit: str) -> str:
+    """Make the virtual host for one session, and return the URL of it."""
+    rabbitmqctl("add_vhost", VHOST)
+    rabbitmqctl("set_permissions", "-p", VHOST, urlsplit(rabbit).username or "guest", ".*", ".*", ".*")
+    return f"{rabbit.rstrip('/')}/{VHOST}"
+
+
+def rabbitmqctl(*words: str) -> None:
+    """Change RabbitMQ, which takes root. Raises OSError."""
+    done = subprocess.run(["rabbitmqctl", "-q", *words], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise OSError(f"rabbitmqctl {' '.join(words)} failed: {done.stdout}{done.stderr}")
 
 
 def end(process: subprocess.Popen[str]) -> None:

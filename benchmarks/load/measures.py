@@ -118,12 +118,17 @@ def kept(contender: Contender, sizes: Sizes) -> Found:
     contender.idle(1)
     idle = contender.idle(sizes.idle_s)
     found |= {"memory": idle["memory_mb"], "idle_cpu": idle["cpu_percent"]}
-    contender.round_trips(10, 5)
-    trips = [trip * 1e3 for trip in contender.round_trips(sizes.trips, 10)]
-    found |= {"trip_p50": percentile(trips, 50), "trip_p99": percentile(trips, 99)}
+    if contender.keeps:
+        contender.round_trips(10, 5)
+        trips = [trip * 1e3 for trip in contender.round_trips(sizes.trips, 10)]
+        found |= {"trip_p50": percentile(trips, 50), "trip_p99": percentile(trips, 99)}
     count = warm(contender, sizes)
-    found["bulk"], found["drain"] = filled_and_drained(contender, "same", 7, count)
-    _, found["drain_large"] = filled_and_drained(contender, "size", LARGE, min(max(count // 3, 200), 20_000))
+    found["bulk"], drained = filled_and_drained(contender, "same", 7, count)
+    if contender.keeps:
+        found["drain"] = drained
+        _, found["drain_large"] = filled_and_drained(contender, "size", LARGE, min(max(count // 3, 200), 20_000))
+    else:
+        found |= dict.fromkeys(("drain", "drain_large", "trip_p50", "trip_p99"), "keeps no results")
     contender.freeze()
     found["single"] = contender.send_each("same", 7, min(sizes.seconds, 2))
     return found

@@ -26,9 +26,9 @@ class RedisAt:
         """Empty this database, and no other."""
         self.call("FLUSHDB")
 
-    def info(self) -> dict[str, str]:
+    def info(self, section: str = "default") -> dict[str, str]:
         """Return what INFO says."""
-        text = self.call("INFO")
+        text = self.call("INFO", section)
         assert isinstance(text, bytes)
         lines = text.decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))

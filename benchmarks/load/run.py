@@ -26,6 +26,7 @@ from fastq.errors import FastQError
 #: Redis databases that contenders use in turn; each is emptied before and after.
 DATABASES = (9, 10, 11, 12, 13)
 FLOOR_DATABASE = 13
+ON_REDIS = ("redis", "amqp")  # brokers beside which results are in Redis
 OTHERS = {"sqlite": "sqlite", "memory": "memory://bench"}
 
 
@@ -57,13 +58,15 @@ class Results:
         return self.values.get(name, {}).get(key, [])
 
 
-def run(broker: str, redis_url: str, peers: Sequence[str], runs: int, sizes: Sizes, *, quick: bool) -> Results:
+def run(
+    broker: str, redis_url: str, peers: Sequence[str], runs: int, sizes: Sizes, *, quick: bool, rabbit_url: str = ""
+) -> Results:  # fmt: skip
     """Measure every contender, and the floor. A contender that fails has its reason in the results."""
     console = Console(stderr=True)
     entries = chosen(broker, peers)
     results = Results(
         broker=broker,
-        machine=machine(redis_url if broker == "redis" else None),
+        machine=machine(redis_url if broker in ON_REDIS else None),
         versions=versions_of(entries),
         delivery={entry.name: entry.delivery for entry in entries},
         quick=quick,
@@ -80,11 +83,16 @@ def run(broker: str, redis_url: str, peers: Sequence[str], runs: int, sizes: Siz
             if number >= session.runs(runs, sizes) or (broker == "memory" and session.kills):
                 continue
             for turn, entry in enumerate(entries):
-                url = database_url(redis_url, turn) if broker_of[entry] == "redis" else OTHERS[broker_of[entry]]
+                url = database_url(redis_url, turn) if broker_of[entry] in ON_REDIS else OTHERS[broker_of[entry]]
                 label = f"run {number + 1} of {runs}: {entry.name}, {session.take.__name__}"
                 began = time.monotonic()
                 try:
-                    with console.status(label), driven(entry, url, keep=session.keep) as contender:
+                    with (
+                        console.status(label),
+                        driven(
+                            entry, url, keep=session.keep, rabbit=rabbit_url if broker == "amqp" else ""
+                        ) as contender,
+                    ):
                         found = session.take(contender, sizes)
                 except ContenderError as error:
                     console.print(f"[red]{label}: {error}[/]", highlight=False)
@@ -168,6 +176,9 @@ def versions_of(entries: Sequence[Entry]) -> dict[str, str]:
     matter = ("redis", "hiredis", "coredis", "kombu", "taskiq-redis", "uvloop", "orjson")
     found: dict[str, str] = {}
     for folder in dict.fromkeys(entry.folder for entry in entries):
+        if version := venvs.foreign_version(folder):
+            found[folder] = version
+            continue
         there = venvs.versions(sys.executable if folder == "fastq" else venvs.python_of(folder))
         extras = [f"{name} {there[name]}" for name in matter if name in there]
         version = __version__ if folder == "fastq" else there[folder]

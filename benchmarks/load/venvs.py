@@ -16,7 +16,9 @@ HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastq
 
 def python_of(peer: str) -> Path:
     """Return the interpreter of a peer's environment; make the environment where there is none. Raises OSError."""
-    wanted = (PEERS / peer / "requirements.txt").read_text()
+    folder = PEERS / peer
+    sources = [folder / "requirements.txt", *sorted(folder.glob("*.json")), *sorted(folder.glob("*.mjs"))]
+    wanted = "".join(source.read_text() for source in sources)
     digest = hashlib.sha256(f"{sys.version}\n{wanted}".encode()).hexdigest()[:12]
     folder = HOME / f"{peer}-{digest}"
     python = folder / "bin" / "python"
@@ -26,8 +28,18 @@ def python_of(peer: str) -> Path:
         _run(sys.executable, "-m", "venv", str(folder))
         requirements = str(PEERS / peer / "requirements.txt")
         _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements)
+        if (PEERS / peer / "package.json").exists():
+            _install_for_node(PEERS / peer, folder / "node")
         (folder / "complete").touch()
     return python
+
+
+def _install_for_node(source: Path, folder: Path) -> None:
+    """Copy a peer's programs beside the modules that they import."""
+    folder.mkdir()
+    for file in (source / "package.json", *source.glob("*.mjs")):
+        shutil.copy(file, folder)
+    _run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder))
 
 
 def versions(python: Path | str) -> dict[str, str]:
@@ -40,7 +52,27 @@ def versions(python: Path | str) -> dict[str, str]:
     return dict(json.loads(found.stdout))
 
 
+def foreign_version(peer: str) -> str:
+    """Return the version of a peer that is not written in Python, and of what it runs on; nothing for one that is."""
+    if (PEERS / peer / "package.json").exists():
+        wanted = json.loads((PEERS / peer / "package.json").read_text())["dependencies"]
+        return f"{wanted[peer]} (Node.js {_said('node', '--version')})"
+    if (PEERS / peer / "jobs.rb").exists():
+        return f"{_said('sidekiq', '--version').removeprefix('Sidekiq ')} ({_said('ruby', '--version')[:10]})"
+    return ""
+
+
+def _said(*command: str) -> str:
+    """Return what a command prints. Raises OSError for one that is not there."""
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    except FileNotFoundError as error:
+        raise OSError(f"{command[0]} is not in PATH, which a peer needs: leave that peer out, or install it") from error
+
+
 def _run(*command: str) -> None:
+    if shutil.which(command[0]) is None:
+        raise OSError(f"{command[0]} is not in PATH")
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise OSError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

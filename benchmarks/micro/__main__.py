@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.micro import channel, frames
+from benchmarks.micro import amqp, channel, frames
 
 if __name__ == "__main__":
     frames.main()
     channel.main()
+    amqp.main()

@@ -21,6 +21,7 @@ from typing import Any
 
 #: Where the broker is, whether results are kept, and which configuration of the contender is meant.
 URL = os.environ["BENCH_URL"]
+BROKER = os.environ.get("BENCH_BROKER", URL)  # amqp://…, where that is another server than the one for results
 KEEP = os.environ["BENCH_KEEP"] == "1"
 VARIANT = os.environ.get("BENCH_VARIANT", "")
 

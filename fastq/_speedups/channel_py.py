@@ -41,6 +41,7 @@ _INLINE, _IN_FILE = 0, 1
 _BUFFER = INLINE_LIMIT + _HEAD.size
 _PLACE = 8  # a child's place on the board, in 8-byte words: ticket, since (µs of the monotonic clock)
 _FD_SPACE = socket.CMSG_SPACE(array.array("i").itemsize)
+_taking = threading.Lock()  # the file lock is a process's, and its threads may have a seat each
 _SOCKET_TYPE = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 
 
@@ -263,21 +264,22 @@ class Seat:
         if self._ticket:
             raise RuntimeError("a child has one payload at a time, and has not ended the last")
         while True:
-            fcntl.lockf(self._board_file, fcntl.LOCK_EX)
-            try:
-                received = _receive(self._dispatch, self._buffer)
-                if received is not None:
-                    self._places[self._at + 1] = time.monotonic_ns() // 1000
-                    self._places[self._at] = received[0]
-            except BlockingIOError:
-                pass
-            else:
-                if received is None:
-                    raise EOFError("the channel is stopped")
-                self._ticket = received[0]
-                return received[0], received[2]
-            finally:
-                fcntl.lockf(self._board_file, fcntl.LOCK_UN)
+            with _taking:
+                fcntl.lockf(self._board_file, fcntl.LOCK_EX)
+                try:
+                    received = _receive(self._dispatch, self._buffer)
+                    if received is not None:
+                        self._places[self._at + 1] = time.monotonic_ns() // 1000
+                        self._places[self._at] = received[0]
+                except BlockingIOError:
+                    pass
+                else:
+                    if received is None:
+                        raise EOFError("the channel is stopped")
+                    self._ticket = received[0]
+                    return received[0], received[2]
+                finally:
+                    fcntl.lockf(self._board_file, fcntl.LOCK_UN)
             if not self._wait.poll(None if timeout is None else max(timeout, 0) * 1000):
                 return None
 

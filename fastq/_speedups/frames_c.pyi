@@ -1,4 +1,4 @@
-from .frames_py import CallFields, EndFields
+from .frames_py import CallFields, CallGlance, EndFields
 
 MAX_NAME: int
 MAX_FRAME: int
@@ -22,6 +22,8 @@ def pack_call(
     extras: bytes,
 ) -> bytes: ...
 def unpack_call(frame: bytes) -> CallFields: ...
+def glance_call(frame: bytes) -> CallGlance | None: ...
+def pack_answer(frame: bytes, state: int, content: int, body: bytes, started_at: int, finished_at: int) -> bytes: ...
 def pack_end(
     id: bytes,
     state: int,

@@ -138,6 +138,26 @@ def unpack_call(bytes frame not None):
     )
 
 
+def glance_call(bytes frame not None):
+    """Return name, content code, flags and body of a call, None for one with extras. Raises ValueError.
+
+    What is not returned is not looked at: a queue that is not UTF-8 is left to `unpack_call`.
+    """
+    cdef fq_call call
+    cdef uint64_t promised
+    cdef const char *at = PyBytes_AS_STRING(frame)
+    cdef fq_flaw flaw = fq_read_call(<const uint8_t *>at, PyBytes_GET_SIZE(frame), &call, &promised)
+    if flaw != FQ_SOUND:
+        raise ValueError(words_for_call(flaw, &call, promised, len(frame)))
+    if call.extras_size:
+        return None
+    cdef const char *name = at + FQ_CALL_HEADER
+    return (
+        PyUnicode_DecodeUTF8(name, call.name_size, NULL), call.content, call.flags,
+        PyBytes_FromStringAndSize(name + call.name_size + call.queue_size, call.body_size),
+    )
+
+
 cdef str words_for_call(fq_flaw flaw, const fq_call *call, uint64_t promised, size):
     if flaw == FQ_SHORT:
         return f"a call has at least {CALL_HEADER} bytes, not {size}"
@@ -198,6 +218,39 @@ def pack_end(
     memcpy(at + FQ_END_HEADER, name, name_size)
     memcpy(at + FQ_END_HEADER + name_size, PyBytes_AS_STRING(body), end.body_size)
     return frame
+
+
+def pack_answer(bytes frame not None, state, content, bytes body not None, started_at, finished_at):
+    """Return the frame of how the call in `frame` ended, one of no group. Raises ValueError.
+
+    Of the call its header is read, and no more.
+    """
+    cdef fq_call call
+    cdef fq_end end
+    cdef uint64_t promised
+    cdef fq_flaw flaw = fq_read_call(
+        <const uint8_t *>PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), &call, &promised
+    )
+    if flaw != FQ_SOUND:
+        raise ValueError(words_for_call(flaw, &call, promised, len(frame)))
+    cdef uint64_t size = FQ_END_HEADER + PyBytes_GET_SIZE(body)
+    if size > FQ_MAX_FRAME:
+        raise ValueError(f"a frame of {size} bytes is over {MAX_FRAME}")
+    end.state = <uint8_t>number(state, 255)
+    end.content = <uint8_t>number(content, 255)
+    end.name_size = 0
+    end.started_at = number(started_at, <uint64_t>-1)
+    end.finished_at = number(finished_at, <uint64_t>-1)
+    end.due = 0
+    end.attempt = call.attempt
+    end.body_size = <uint32_t>PyBytes_GET_SIZE(body)
+    memcpy(end.id, call.id, 16)
+    memcpy(end.group, NO_GROUP, 16)
+    answer = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+    cdef uint8_t *at = <uint8_t *>PyBytes_AS_STRING(answer)
+    fq_write_end(at, &end)
+    memcpy(at + FQ_END_HEADER, PyBytes_AS_STRING(body), end.body_size)
+    return answer
 
 
 def unpack_end(bytes frame not None):

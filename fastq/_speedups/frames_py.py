@@ -7,6 +7,7 @@ must add up to the frame's size exactly. Whatever the bytes are, the answer is a
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 MAX_NAME = 255
 MAX_FRAME = (1 << 31) - 1
@@ -24,6 +25,9 @@ END_HEADER = _END.size
 #: id, name, queue, body, content code, flags, priority, enqueued_at, eta, expires, reply_to, attempt,
 #: crashes, extras
 CallFields = tuple[bytes, str, str, bytes, int, int, int, int, int, int, int, int, int, bytes]
+
+#: name, content code, flags, body
+CallGlance = tuple[str, int, int, bytes]
 
 #: id, state, attempt, content code, content name, body, group, started_at, finished_at, due
 EndFields = tuple[bytes, int, int, int, str, bytes, bytes, int, int, int]
@@ -69,12 +73,46 @@ def pack_call(
 
 def unpack_call(frame: bytes) -> CallFields:
     """Return the fields of a call's frame, in the order of `pack_call`. Raises ValueError."""
+    (
+        _, _, flags, priority, content, name_size, id, enqueued_at, eta, expires,
+        reply_to, attempt, crashes, queue_size, extras_size, _,
+    ) = _call_header(frame)  # fmt: skip
+    queue_at = CALL_HEADER + name_size
+    extras_at = queue_at + queue_size
+    body_at = extras_at + extras_size
+    return (
+        id, str(frame[CALL_HEADER:queue_at], "utf-8"), str(frame[queue_at:extras_at], "utf-8"), frame[body_at:],
+        content, flags, priority, enqueued_at, eta, expires, reply_to, attempt, crashes, frame[extras_at:body_at],
+    )  # fmt: skip
+
+
+def glance_call(frame: bytes) -> CallGlance | None:
+    """Return name, content code, flags and body of a call, None for one with extras. Raises ValueError.
+
+    What is not returned is not looked at: a queue that is not UTF-8 is left to `unpack_call`.
+    """
+    _, _, flags, _, content, name_size, _, _, _, _, _, _, _, queue_size, extras_size, _ = _call_header(frame)
+    if extras_size:
+        return None
+    queue_at = CALL_HEADER + name_size
+    return str(frame[CALL_HEADER:queue_at], "utf-8"), content, flags, frame[queue_at + queue_size :]
+
+
+def pack_answer(frame: bytes, state: int, content: int, body: bytes, started_at: int, finished_at: int) -> bytes:
+    """Return the frame of how the call in `frame` ended, one of no group. Raises ValueError.
+
+    Of the call its header is read, and no more.
+    """
+    _, _, _, _, _, _, id, _, _, _, _, attempt, _, _, _, _ = _call_header(frame)
+    return pack_end(id, state, attempt, content, "", body, b"", started_at, finished_at, 0)
+
+
+def _call_header(frame: bytes) -> tuple[Any, ...]:
+    """Return the fields of a call's header, checked against each other and the frame's size. Raises ValueError."""
     if len(frame) < CALL_HEADER:
         raise ValueError(f"a call has at least {CALL_HEADER} bytes, not {len(frame)}")
-    (
-        magic, version, flags, priority, content, name_size, id, enqueued_at, eta, expires,
-        reply_to, attempt, crashes, queue_size, extras_size, body_size,
-    ) = _CALL.unpack_from(frame)  # fmt: skip
+    header = _CALL.unpack_from(frame)
+    magic, version, _, priority, _, name_size, _, _, _, _, _, attempt, _, queue_size, extras_size, body_size = header
     if magic != _CALL_MAGIC:
         raise ValueError("the first two bytes are not a call's")
     if version != _CALL_VERSION:
@@ -85,15 +123,10 @@ def unpack_call(frame: bytes) -> CallFields:
         raise ValueError("attempt counts from 1")
     if not 0 < name_size <= MAX_NAME or not 0 < queue_size <= MAX_NAME:
         raise ValueError(f"name and queue have 1 to {MAX_NAME} bytes, not {name_size} and {queue_size}")
-    queue_at = CALL_HEADER + name_size
-    extras_at = queue_at + queue_size
-    body_at = extras_at + extras_size
-    if body_at + body_size != len(frame):
-        raise ValueError(f"the header promises {body_at + body_size} bytes, the frame has {len(frame)}")
-    return (
-        id, str(frame[CALL_HEADER:queue_at], "utf-8"), str(frame[queue_at:extras_at], "utf-8"), frame[body_at:],
-        content, flags, priority, enqueued_at, eta, expires, reply_to, attempt, crashes, frame[extras_at:body_at],
-    )  # fmt: skip
+    size = CALL_HEADER + name_size + queue_size + extras_size + body_size
+    if size != len(frame):
+        raise ValueError(f"the header promises {size} bytes, the frame has {len(frame)}")
+    return header
 
 
 def pack_end(

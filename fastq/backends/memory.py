@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastq.backend import Backend
+from fastq.backend import Backend, Watch
 from fastq.errors import BackendUnavailable
 from fastq.outcome import Outcome
 from fastq.systems.memory import MemorySystem, memory_system
@@ -38,6 +38,9 @@ class MemoryBackend(Backend):
                     del pending[outcome.id]
                     yield outcome
 
+    def watch(self) -> Watch:
+        return _MemoryWatch(self.system)
+
     def forget(self, ids: Sequence[bytes]) -> None:
         with self.system.held(BackendUnavailable):
             self.system.results.forget(ids)
@@ -56,3 +59,33 @@ class MemoryBackend(Backend):
 
     def close(self) -> None:
         """Nothing is to be let go of: the state is kept for whoever opens the URL next."""
+
+
+class _MemoryWatch(Watch):
+    """Reads the log of what has ended."""
+
+    def __init__(self, system: MemorySystem) -> None:
+        self._system = system
+        self._pending: dict[bytes, None] = {}
+        with system.held(BackendUnavailable) as now:
+            self._seen, _ = system.results.since(0, (), now)
+
+    def add(self, ids: Sequence[bytes]) -> list[Outcome]:
+        with self._system.held(BackendUnavailable) as now:
+            self._pending.update(dict.fromkeys(ids))
+            return self._system.results.since(0, ids, now)[1]
+
+    def drop(self, ids: Sequence[bytes]) -> None:
+        with self._system.held(BackendUnavailable):
+            for id in ids:
+                self._pending.pop(id, None)
+
+    def listen(self, deadline: float) -> list[Outcome]:
+        while True:
+            with self._system.held(BackendUnavailable) as now:
+                self._seen, arrived = self._system.results.since(self._seen, self._pending, now)
+                if arrived or not self._system.wait(deadline, 0):
+                    return arrived
+
+    def close(self) -> None:
+        """It holds nothing."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import hiredis
 
-from fastq.backend import Backend
+from fastq.backend import Backend, Watch
 from fastq.errors import BackendUnavailable
 from fastq.outcome import Outcome
 from fastq.systems.redis import RedisSystem
-from fastq.systems.redis_listener import Waiter
+from fastq.systems.redis_listener import LOOK_AGAIN_S, Waiter
 from fastq.systems.redis_results import bucket
 from fastq.systems.redis_wire import pack
 
@@ -34,10 +34,10 @@ class RedisBackend(Backend):
                 self._redis.store(outcomes, self.expires_s)
 
     def load(self, ids: Sequence[bytes]) -> list[Outcome | None]:
-        known = {outcome.id: outcome for outcome in self._known(ids)}
+        known = {outcome.id: outcome for outcome in self.known(ids)}
         return [known.get(id) for id in ids]
 
-    def _known(self, ids: Iterable[bytes]) -> list[Outcome]:
+    def known(self, ids: Iterable[bytes]) -> list[Outcome]:
         """Return what is known of these ids, in their order."""
         by_bucket: dict[str, list[bytes]] = {}
         for id in ids:
@@ -71,23 +71,23 @@ class RedisBackend(Backend):
             listener.join(waiter)
         try:
             # It is told of whatever ends from here on, so it looks for what had ended before.
-            yield from self._taken(pending, self._known(pending))
+            yield from self._taken(pending, self.known(pending))
             while pending:
                 with self._redis.translated(BackendUnavailable):
                     ends = listener.hear(waiter, deadline)
                 if ends:
-                    yield from self._taken(pending, self._heard(ends, pending))
+                    yield from self._taken(pending, self.heard(ends, pending))
                 elif deadline is not None and time.monotonic() >= deadline:
                     return
                 else:
-                    yield from self._taken(pending, self._known(pending))
+                    yield from self._taken(pending, self.known(pending))
         finally:
             listener.leave(waiter)
 
-    def _heard(self, ends: Sequence[tuple[bytes, bytes]], pending: dict[bytes, None]) -> Iterator[Outcome]:
+    def heard(self, ends: Sequence[tuple[bytes, bytes]], pending: Collection[bytes]) -> Iterator[Outcome]:
         """Return the outcomes that were told of, in that order."""
         wanted = [(id, frame) for id, frame in ends if id in pending]
-        asked = {outcome.id: outcome for outcome in self._known([id for id, frame in wanted if not frame])}
+        asked = {outcome.id: outcome for outcome in self.known([id for id, frame in wanted if not frame])}
         for id, frame in wanted:
             if outcome := Outcome.decode(frame) if frame else asked.get(id):
                 yield outcome
@@ -98,11 +98,14 @@ class RedisBackend(Backend):
                 del pending[outcome.id]
                 yield outcome
 
+    def watch(self) -> Watch:
+        return _RedisWatch(self, self._redis)
+
     # -- forgetting, groups ---------------------------------------------------------------------------
 
     def forget(self, ids: Sequence[bytes]) -> None:
         commands: list[tuple[str, bytes]] = []
-        for outcome in self._known(dict.fromkeys(ids)):
+        for outcome in self.known(dict.fromkeys(ids)):
             key = bucket(self._redis.url.prefix, outcome.id)
             commands.append((key, pack(("HDEL", key, outcome.id))))
             if outcome.group:
@@ -128,3 +131,36 @@ class RedisBackend(Backend):
         close, self._close = self._close, None
         if close is not None:
             close()
+
+
+class _RedisWatch(Watch):
+    """One waiter at the ear of the process, whose ids come and go."""
+
+    def __init__(self, backend: RedisBackend, redis: RedisSystem) -> None:
+        self._backend = backend
+        self._redis = redis
+        self._waiter = Waiter(())
+        self._look_at = time.monotonic() + LOOK_AGAIN_S
+
+    def add(self, ids: Sequence[bytes]) -> list[Outcome]:
+        with self._redis.translated(BackendUnavailable):
+            self._redis.listener.join(self._waiter, ids)
+        # It is told of whatever ends from here on, so it looks for what had ended before.
+        return [outcome for outcome in self._backend.known(ids) if outcome.state.terminal]
+
+    def drop(self, ids: Sequence[bytes]) -> None:
+        self._redis.listener.disregard(self._waiter, ids)
+
+    def listen(self, deadline: float) -> list[Outcome]:
+        with self._redis.translated(BackendUnavailable):
+            ends = self._redis.listener.hear(self._waiter, deadline)
+        now = time.monotonic()
+        if not ends and now >= deadline and now < self._look_at:
+            return []
+        self._look_at = now + LOOK_AGAIN_S
+        pending = self._waiter.ids.copy()
+        arrived = self._backend.heard(ends, pending) if ends else self._backend.known(pending)
+        return [outcome for outcome in arrived if outcome.state.terminal]
+
+    def close(self) -> None:
+        self._redis.listener.leave(self._waiter)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from fastq.backend import Backend
+from fastq.backend import Backend, Watch
 from fastq.errors import BackendUnavailable
 from fastq.outcome import Outcome
 from fastq.systems import sql_results
@@ -66,6 +67,9 @@ class SqlBackend(Backend):
                 del pending[outcome.id]
                 yield outcome
 
+    def watch(self) -> Watch:
+        return _SqlWatch(self.system)
+
     def forget(self, ids: Sequence[bytes]) -> None:
         with self.system.write(BackendUnavailable) as connection:
             sql_results.forget(connection, ids)
@@ -87,6 +91,44 @@ class SqlBackend(Backend):
         close, self._close = self._close, None
         if close is not None:
             close()
+
+
+class _SqlWatch(Watch):
+    """Looks through what has changed, when its bell rings."""
+
+    def __init__(self, system: SqlSystem) -> None:
+        self._system = system
+        self._pending: dict[bytes, None] = {}
+        self._lock = threading.Lock()
+        with system.read(BackendUnavailable) as connection:
+            self._seen = sql_results.last(connection)
+        self._bell = system.bell(CALLERS)
+
+    def add(self, ids: Sequence[bytes]) -> list[Outcome]:
+        with self._lock:
+            self._pending.update(dict.fromkeys(ids))
+        with self._system.read(BackendUnavailable) as connection:
+            return sql_results.ended(connection, ids, self._system.now())
+
+    def drop(self, ids: Sequence[bytes]) -> None:
+        with self._lock:
+            for id in ids:
+                self._pending.pop(id, None)
+
+    def listen(self, deadline: float) -> list[Outcome]:
+        while True:
+            self._bell.drain()
+            before = self._seen
+            with self._system.read(BackendUnavailable) as connection:
+                now = self._system.now()
+                self._seen, arrived = sql_results.ended_since(connection, before, self._pending, now, _CHANGES)
+            if arrived or (self._seen == before and _passed(deadline)):
+                return list(arrived)
+            if self._seen == before:
+                self._bell.wait(min(LOOK_AGAIN_S, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        self._bell.close()
 
 
 def _passed(deadline: float | None) -> bool:

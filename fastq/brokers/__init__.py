@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastq.broker import Broker
-from fastq.systems import Opener, Registry
+from fastq.systems import REDIS_KINDS, Opener, Registry
 
 _REDIS = Opener("fastq.brokers.redis", "RedisBroker", extra="redis")
+_AMQP = Opener("fastq.brokers.amqp", "AmqpBroker", extra="amqp")
 
 _registry: Registry[Broker] = Registry(
     kind="broker",
@@ -13,11 +14,9 @@ _registry: Registry[Broker] = Registry(
     modules={
         "memory": Opener("fastq.brokers.memory", "MemoryBroker"),
         "sqlite": Opener("fastq.brokers.sql", "SqlBroker"),
-        "redis": _REDIS,
-        "rediss": _REDIS,
-        "redis+unix": _REDIS,
-        "redis+sentinel": _REDIS,
-        "redis+cluster": _REDIS,
+        **dict.fromkeys(REDIS_KINDS, _REDIS),
+        "amqp": _AMQP,
+        "amqps": _AMQP,
     },
 )
 

@@ -15,9 +15,11 @@ from fastq.broker import (
     Subscription,
     WorkerInfo,
 )  # fmt: skip
+from fastq.diagnosis import Diagnosis
 from fastq.message import Message, check_queue
 from fastq.systems.memory import MemorySystem, lease_lost, memory_system
 from fastq.systems.memory_queues import Lease
+from fastq.systems.turns import Turns
 
 
 class MemoryBroker(Broker):
@@ -80,6 +82,9 @@ class MemoryBroker(Broker):
         with self.system.held():
             return self.system.queues.drop_dead(tokens)
 
+    def diagnose(self) -> Diagnosis:
+        return Diagnosis("memory, inside this process", "nothing survives the process, and no other can use it")
+
     def close(self) -> None:
         """Nothing is to be let go of: the state is kept for whoever opens the URL next."""
 
@@ -90,7 +95,7 @@ class MemorySubscription(Subscription):
     def __init__(self, system: MemorySystem, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> None:
         self.owner = str(uuid.uuid4())
         self._system = system
-        self._queues = list(queues)
+        self._turns = Turns(queues)
         self._interrupted = False
         with system.held() as now:
             lease_us = round(lease_s * 1e6)
@@ -111,15 +116,20 @@ class MemorySubscription(Subscription):
                     return deliveries
                 if queues.sweep(now, self.lease):
                     continue
-                if not self._system.wait(deadline, queues.next_due(self._queues, self.lease)):
+                if not self._system.wait(deadline, queues.next_due(self._turns.queues, self.lease)):
                     return []
 
     def _claim(self, limit: int, now: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
-        for queue in self._queues:
+        for queue in self._turns.take():
             deliveries += self._system.queues.claim(self.lease, queue, limit - len(deliveries), now)
-        self._queues.append(self._queues.pop(0))  # the next fetch begins at the next queue
         return deliveries
+
+    def serve(self, queues: Sequence[str]) -> None:
+        turns = Turns(check_queue(queue) for queue in queues)
+        with self._system.held():
+            self._turns = turns
+            self._system.arrived.notify_all()
 
     def begin(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         lost = []

@@ -7,23 +7,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import hiredis
 
 from fastq.broker import Broker, Capability, DeadLetter, Decision, Delivery, QueueInfo, Subscription, WorkerInfo
 from fastq.completion import Completed
+from fastq.diagnosis import Diagnosis
 from fastq.errors import BrokerError, BrokerFull, BrokerUnavailable, LeaseLost, PublishUnknown
 from fastq.message import Message, check_queue
 from fastq.systems import redis_inspect, redis_scripts
 from fastq.systems.redis import Call, RedisSystem
 from fastq.systems.redis_doze import Doze
-from fastq.systems.redis_durability import report
+from fastq.systems.redis_durability import diagnose, report
 from fastq.systems.redis_results import COMPLETE, completed_arguments
 from fastq.systems.redis_scripts import FIELD, HEADER, Script
 from fastq.systems.redis_wire import ERRORS, Unanswered, explain, is_full, pack
-
-T = TypeVar("T")
+from fastq.systems.turns import Turns
 
 
 class RedisBroker(Broker):
@@ -87,15 +87,19 @@ class RedisBroker(Broker):
     # -- consuming ------------------------------------------------------------------------------------
 
     def subscribe(self, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> RedisSubscription:
-        names = list(dict.fromkeys(check_queue(queue) for queue in queues))
+        names = [check_queue(queue) for queue in queues]
         with self._redis.translated(BrokerUnavailable):
             if not self._redis.reported:
-                with self._redis.nodes.wire(self._redis.base(names[0])) as wire:
+                with self._redis.nodes.wire(self._redis.base("")) as wire:
                     report(self._redis.url, wire)
                 self._redis.reported = True
             return RedisSubscription(self._redis, names, lease_s, about)
 
     # -- what people ask ------------------------------------------------------------------------------
+
+    def diagnose(self) -> Diagnosis:
+        with self._redis.translated(BrokerUnavailable), self._redis.nodes.wire(self._redis.base("")) as wire:
+            return diagnose(self._redis.url, wire)
 
     def depth(self, queue: str) -> int:
         return int(self._ask(redis_inspect.DEPTH, queue))
@@ -157,7 +161,7 @@ class RedisBroker(Broker):
 
 
 class RedisSubscription(Subscription):
-    """A lease in Redis: a line among the owners of each queue, and a hash of what is held there.
+    """A lease in Redis: a line among the owners of each queue that was ever served, and a hash of what is held there.
 
     It knows the names of what it was handed, so that it can give back what it was handed in an answer that never came.
     """
@@ -165,21 +169,45 @@ class RedisSubscription(Subscription):
     def __init__(self, redis: RedisSystem, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> None:
         self.owner = str(uuid.uuid4())
         self._redis = redis
-        self._groups = redis.groups(queues)
         self._lease_us = round(lease_s * 1e6)
-        self._held: dict[str, set[bytes]] = {queue: set() for queue in queues}
-        self._turn = -1
+        self._about = json.dumps({**about})
+        self._turns = Turns(queues)
+        self._leased: list[str] = []  # queues
+        self._held: dict[str, set[bytes]] = {}
         self._in_doubt = False
         self._interrupted = False
         self._closed = False
         self._fetching = threading.Lock()
-        redis.list_queues(queues)
-        for bases in self._bases():
-            redis.call(redis_scripts.SUBSCRIBE, bases, redis.clock(), self.owner, self._lease_us, json.dumps({**about}))
-        self._doze = Doze(redis.nodes, [[f"{base}:wake" for base in bases] for bases in self._bases()])
+        self._serving = threading.Lock()
+        self._lease(self._turns.queues)
+        self._doze = Doze(redis.nodes, self._wakes(self._turns.queues))
 
-    def _bases(self) -> list[list[str]]:
-        return [[self._redis.base(queue) for queue in queues] for queues in self._groups]
+    def _bases(self, queues: Sequence[str]) -> list[list[str]]:
+        return [[self._redis.base(queue) for queue in group] for group in self._redis.groups(queues)]
+
+    def _wakes(self, queues: Sequence[str]) -> list[list[str]]:
+        return [[f"{base}:wake" for base in bases] for bases in self._bases(queues)]
+
+    def serve(self, queues: Sequence[str]) -> None:
+        turns = Turns(check_queue(queue) for queue in queues)
+        with self._serving, self._redis.translated(BrokerUnavailable):
+            if not self._closed:
+                self._lease(turns.queues)
+                self._turns = turns
+                self._doze.watch(self._wakes(turns.queues))
+
+    def _lease(self, queues: Sequence[str]) -> None:
+        """Begin the lease on messages of those queues where it has not begun."""
+        new = [queue for queue in queues if queue not in self._held]
+        if not new:
+            return
+        self._redis.list_queues(new)
+        for group in self._redis.groups(new):
+            bases = [self._redis.base(queue) for queue in group]
+            clock = self._redis.clock
+            self._redis.call(redis_scripts.SUBSCRIBE, bases, clock(), self.owner, self._lease_us, self._about)
+            self._held.update({queue: set() for queue in group})
+            self._leased = [*self._leased, *group]  # another, lest it changes in the hands of other threads
 
     # -- fetching -------------------------------------------------------------------------------------
 
@@ -208,17 +236,23 @@ class RedisSubscription(Subscription):
             self._give_back_unknown()
         claimed: list[Delivery] = []
         ahead_us = redis_scripts.LOOK_AGAIN_US
-        self._turn += 1  # each fetch begins at another queue
-        for queues in _rotated(self._groups, self._turn):
+        for queues, served in self._askable(self._turns.take()):
             if limit > len(claimed):
-                rotated = _rotated(queues, self._turn)
-                ahead_us = min(ahead_us, self._claim_from(rotated, limit - len(claimed), claimed))
+                ahead_us = min(ahead_us, self._claim_from(queues, served, limit - len(claimed), claimed))
         return claimed, ahead_us / 1e6
 
-    def _claim_from(self, queues: Sequence[str], limit: int, claimed: list[Delivery]) -> int:
+    def _askable(self, queues: list[str]) -> list[tuple[list[str], int]]:
+        """Return the queues of each call, the first so many to be claimed from, the others to be swept."""
+        if self._redis.is_cluster:
+            return [([queue], 1) for queue in queues]
+        if len(queues) == len(self._leased):
+            return [(queues, len(queues))] if queues else []
+        return [([*queues, *(queue for queue in self._leased if queue not in queues)], len(queues))]
+
+    def _claim_from(self, queues: Sequence[str], served: int, limit: int, claimed: list[Delivery]) -> int:
         bases = [self._redis.base(queue) for queue in queues]
         try:
-            reply = self._redis.call(redis_scripts.FETCH, bases, self._redis.clock(), self.owner, limit)
+            reply = self._redis.call(redis_scripts.FETCH, bases, self._redis.clock(), self.owner, limit, served)
         except Unanswered:
             self._in_doubt = True
             if claimed:
@@ -227,6 +261,7 @@ class RedisSubscription(Subscription):
         if reply is None:
             raise self._lost()
         ahead_us, *found = reply
+        new = tuple.__new__  # Delivery's own constructor, which NamedTuple writes in Python, takes three times as long
         for place, records in zip(found[::2], found[1::2], strict=True):
             queue = queues[place - 1]
             held = self._held[queue]
@@ -234,12 +269,12 @@ class RedisSubscription(Subscription):
                 _, _, _, fence, crashes, flags = HEADER.unpack_from(record)
                 name = record[FIELD]
                 held.add(name)
-                claimed.append(Delivery(record[HEADER.size :], queue, name, fence + 1, crashes, flags & 1 == 1))
+                claimed.append(new(Delivery, (record[HEADER.size :], queue, name, fence + 1, crashes, flags & 1 == 1)))
         return int(ahead_us)
 
     def _give_back_unknown(self) -> None:
         """Release what is held without our knowing: it was on its way in an answer that never came."""
-        for queue, known in self._held.items():
+        for queue, known in list(self._held.items()):
             key = f"{self._redis.base(queue)}:held:{self.owner}"
             if unknown := set(self._redis.command(key, pack(("HKEYS", key)))) - known:
                 self._release(queue, list(unknown))
@@ -294,13 +329,11 @@ class RedisSubscription(Subscription):
 
     def renew(self) -> None:
         with self._redis.translated(BrokerUnavailable):
-            for bases in self._bases():
-                if (
-                    self._redis.call(redis_scripts.RENEW, bases, self._redis.clock(), self.owner, self._lease_us)
-                    is None
-                ):
+            for bases in self._bases(leased := self._leased):
+                clock = self._redis.clock
+                if self._redis.call(redis_scripts.RENEW, bases, clock(), self.owner, self._lease_us) is None:
                     raise self._lost()
-            self._redis.list_queues(list(self._held))
+            self._redis.list_queues(leased)
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -310,21 +343,16 @@ class RedisSubscription(Subscription):
         if self._closed:
             return
         self.interrupt()
-        with self._redis.translated(BrokerUnavailable):
+        with self._serving, self._redis.translated(BrokerUnavailable):
             if self._fetching.acquire(timeout=1.0):  # else its server is hung, and it lets go by itself
                 self._doze.close()
                 self._fetching.release()
-            for bases in self._bases():
+            for bases in self._bases(self._leased):
                 self._redis.call(redis_scripts.END, bases, self._redis.clock(), self.owner)
-        self._closed = True
+            self._closed = True
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(f"The lease of {self.owner} has ended, and its messages may be in other hands: subscribe anew")
-
-
-def _rotated(items: list[T], turn: int) -> list[T]:
-    at = turn % len(items)
-    return items[at:] + items[:at]
 
 
 def _by_queue(deliveries: Sequence[Delivery]) -> dict[str, list[Delivery]]:

@@ -17,11 +17,13 @@ from fastq.broker import (
     Subscription,
     WorkerInfo,
 )
+from fastq.diagnosis import Diagnosis
 from fastq.errors import BrokerFull, BrokerUnavailable, LeaseLost, PublishUnknown
 from fastq.message import Message, check_queue
 from fastq.systems import sql_inspect, sql_messages
 from fastq.systems.sql import LOOK_AGAIN_S, WORKERS, SqlSystem
 from fastq.systems.sql_messages import New
+from fastq.systems.turns import Turns
 
 _PURGES_A_TRANSACTION = 8
 
@@ -58,6 +60,10 @@ class SqlBroker(Broker):
                 raise PublishUnknown(str(error)) from cause
             raise
         self.system.ring(WORKERS)
+
+    def diagnose(self) -> Diagnosis:
+        with self.system.read(BrokerUnavailable):
+            return self.system.server.diagnose()
 
     def subscribe(self, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> SqlSubscription:
         self.system.server.warn_of_known_defects()
@@ -116,7 +122,7 @@ class SqlSubscription(Subscription):
     def __init__(self, system: SqlSystem, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> None:
         self.owner = str(uuid.uuid4())
         self._system = system
-        self._queues = list(queues)
+        self._turns = Turns(queues)
         self._lease_us = round(lease_s * 1e6)
         self._interrupted = False
         self._closed = False
@@ -146,6 +152,7 @@ class SqlSubscription(Subscription):
     def _claim(self, limit: int) -> tuple[list[Delivery], float]:
         """Return what could be leased, or else for how many seconds there can be nothing unless a bell rings."""
         freed = 0
+        queues = self._turns.take()
         with self._system.write(BrokerUnavailable, durable=False) as connection:
             now = self._system.now()
             ahead = sql_messages.look(connection, self.lease)
@@ -153,16 +160,19 @@ class SqlSubscription(Subscription):
                 raise self._lost()
             if 0 < ahead.next_due <= now:
                 sql_messages.promote(connection, now)
-            claimed = sql_messages.claim(connection, self.lease, self._queues, limit)
+            claimed = sql_messages.claim(connection, self.lease, queues, limit)
             if not claimed and 0 < ahead.next_end < now:
                 freed = sql_messages.sweep(connection, self.lease, now)
-                claimed = sql_messages.claim(connection, self.lease, self._queues, limit)
-        self._queues.append(self._queues.pop(0))  # the next fetch begins at the next queue
+                claimed = sql_messages.claim(connection, self.lease, queues, limit)
         if freed > len(claimed):
             self._system.ring(WORKERS)
         # A lease is over when its last moment has passed, hence the microsecond more.
         ahead_us = [it - now for it in (ahead.next_due, ahead.next_end + 1) if it > now]
         return claimed, min([LOOK_AGAIN_S, *(it / 1e6 for it in ahead_us)])
+
+    def serve(self, queues: Sequence[str]) -> None:
+        self._turns = Turns(check_queue(queue) for queue in queues)
+        self._bell.ring()
 
     def begin(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         # Durable, unlike a claim: a message that crashes the whole host is to be charged for it.

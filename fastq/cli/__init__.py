@@ -10,17 +10,20 @@ from importlib import import_module
 import click
 
 from fastq import __version__, _speedups
-from fastq.cli.failing import Failing, show_error, status_of
+from fastq.cli.failing import COLOURED, Failing, show_error, status_of
 from fastq.errors import FastQError, did_you_mean
 
-_COMMANDS = ("worker", "call", "result", "status", "purge")
+_COMMANDS = (
+    "worker", "call", "result", "status", "purge", "dead", "revoke", "pause", "resume", "inspect", "control", "events",
+    "doctor",
+)  # fmt: skip
 _INTERRUPTED = 130  # what shells say of a process that ended by ^C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; errors that are not our own bugs are one line on stderr."""
     try:
-        return int(fastq.main(arguments, prog_name="fastq", standalone_mode=False) or 0)
+        return int(fastq.main(arguments, prog_name="fastq", standalone_mode=False, color=COLOURED) or 0)
     except (FastQError, Failing, click.ClickException) as error:
         show_error(error)
         return status_of(error)
@@ -58,7 +61,9 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
         import platform  # which is slow to import on Python 3.10
 
         python = f"{platform.python_implementation()} {platform.python_version()}"
-        click.echo(f"fastq {__version__} ({python}, {bodies()})")
+        amqp, why = _speedups.amqp_body()
+        apart = "" if amqp == _speedups.body else f"; for AMQP the Python body: {why}"
+        click.echo(f"fastq {__version__} ({python}, {bodies()}{apart})")
         ctx.exit()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastq import __version__
+from fastq.routing import shown
 from fastq.systems import mask
 from fastq.worker.logs import escape
 
@@ -32,8 +33,8 @@ def announce(
         "tasks": _tasks(manifest),
         "broker": mask(settings.broker),
         "results": "at the broker" if same else mask(settings.backend_url),
-        "queues": ", ".join(queues),
-        "pool": f"prefork × {children}",
+        "queues": shown(queues).replace(",", ", "),
+        "pool": f"{settings.pool} × {children}",
         "speedups": bodies(),
     }
     facts = {name: escape(text) for name, text in facts.items()}

@@ -49,9 +49,8 @@ def command(
     waits = wait or timeout is not None
     with options.client(app, folder, broker, backend) as client:
         result, to = _send(client, task, args, kwargs, queue, countdown, knows_tasks=app is not None, waits=waits)
-        click.echo(
-            f"Sent {escape(_as_call(task, args, kwargs))} to {to} at {escape(mask(client.settings.broker))}", err=True
-        )
+        shown, at = escape(_shown(client, task, args, kwargs)), escape(mask(client.settings.broker))
+        click.echo(f"Sent {shown} to {to} at {at}", err=True)
         if not waits:
             click.echo(json.dumps({"id": result.id, "state": "PENDING"}) if as_json else result.id)
             return 0
@@ -107,6 +106,11 @@ def _keywords(given: Sequence[str]) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise click.UsageError(f"{value!r}, for {name}, is not JSON ({error}); for text, write {name}=…") from error
     return found
+
+
+def _shown(app: FastQ, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    task = app.tasks.get(name)
+    return task.shown(args, kwargs) if task is not None and task.options.secret else _as_call(name, args, kwargs)
 
 
 def _as_call(task: str, args: Sequence[Any], kwargs: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from fastq.errors import (
@@ -13,10 +15,12 @@ from fastq.errors import (
     FastQError,
     ProtocolError,
     ResultTimeout,
+    StateUnavailable,
     UnknownTask,
+    UnknownWorker,
 )
+from fastq.worker.exiting import ExitCode
 from fastq.worker.logs import escape, escape_lines
-from fastq.worker.worker import ExitCode
 
 _STATUSES: tuple[tuple[type[FastQError], ExitCode], ...] = (
     (AppImportError, ExitCode.APP),
@@ -24,10 +28,16 @@ _STATUSES: tuple[tuple[type[FastQError], ExitCode], ...] = (
     (EncodingError, ExitCode.USAGE),  # arguments that can't be carried
     (ProtocolError, ExitCode.USAGE),  # names that are none
     (UnknownTask, ExitCode.USAGE),
+    (UnknownWorker, ExitCode.USAGE),
     (BrokerError, ExitCode.BROKER),
     (BackendError, ExitCode.BROKER),
+    (StateUnavailable, ExitCode.BROKER),
     (ResultTimeout, ExitCode.UNFINISHED),
 )
+
+
+#: Whether output is coloured; None: where it goes to a terminal. Rich reads the variable itself (https://no-color.org).
+COLOURED = False if os.environ.get("NO_COLOR") else None
 
 
 class Failing(Exception):
@@ -52,7 +62,7 @@ def show_error(error: BaseException) -> None:
     """Print an error on stderr: a traceback only where it is that of the user's code."""
     if traceback := getattr(error, "traceback", ""):
         click.echo(escape_lines(traceback.rstrip("\n")), err=True)
-    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    text = " ".join(error.format_message().split()) if isinstance(error, click.ClickException) else str(error)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         text = f"{text.rstrip('.')} (see {error.ctx.command_path} --help)"
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {escape(text)}", err=True)
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {escape(text)}", err=True, color=COLOURED)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fastq.errors import ConfigurationError
+from fastq.errors import ConfigurationError, ProtocolError
+from fastq.message import check_queue
 
 if TYPE_CHECKING:
     from fastq.app import FastQ
@@ -56,6 +58,25 @@ def client(app: str | None, folder: str, broker: str | None, backend: str | None
         found.settings = replace(found.settings, **overrides)
     check_shared(found.settings)
     return found
+
+
+def task_id(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return a task id as it is written. Raises click.BadParameter for what is none."""
+    try:
+        return str(uuid.UUID(value))
+    except ValueError:
+        example = "0199f3a2-5d4e-7c31-8f6b-2a9d0c1e4b57"
+        raise click.BadParameter(
+            f"{value!r} is not a task id, which is a UUID such as {example}", ctx, parameter
+        ) from None
+
+
+def queue_names(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return queue names, each once. Raises click.BadParameter for what is none."""
+    try:
+        return tuple(dict.fromkeys(map(check_queue, value)))
+    except ProtocolError as error:
+        raise click.BadParameter(str(error), ctx, parameter) from error
 
 
 def check_shared(settings: Settings) -> None:

@@ -7,21 +7,12 @@ import sys
 import click
 
 from fastq.cli import options
-from fastq.errors import ProtocolError
-from fastq.message import check_queue
 from fastq.systems import mask
 from fastq.worker.logs import escape
 
 
-def _queue_names(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return tuple(dict.fromkeys(map(check_queue, value)))
-    except ProtocolError as error:
-        raise click.BadParameter(str(error), ctx, parameter) from error
-
-
 @click.command(short_help="Delete what waits in queues.")
-@click.argument("queues", nargs=-1, required=True, callback=_queue_names, metavar="QUEUE...")
+@click.argument("queues", nargs=-1, required=True, callback=options.queue_names, metavar="QUEUE...")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @options.where
 def command(

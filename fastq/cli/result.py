@@ -7,17 +7,8 @@ import uuid
 import click
 
 from fastq.cli import options
+from fastq.cli.following import follow as followed
 from fastq.cli.showing import show_result, wait_for
-
-
-def _uuid(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    try:
-        return str(uuid.UUID(value))
-    except ValueError:
-        example = "0199f3a2-5d4e-7c31-8f6b-2a9d0c1e4b57"
-        raise click.BadParameter(
-            f"{value!r} is not a task id, which is a UUID such as {example}", ctx, parameter
-        ) from None
 
 
 @click.command(
@@ -29,17 +20,20 @@ Exit status:
   4  the result backend can't be used
   5  it has not ended, or was never heard of""",
 )
-@click.argument("id", callback=_uuid)
+@click.argument("id", callback=options.task_id)
 @options.wait
+@click.option("--follow", is_flag=True, help="Wait until the task has ended, and show how far it is.")
 @options.timeout
 @options.as_json
 @options.where
 def command(
-    id: str, wait: bool, timeout: float | None, as_json: bool,
+    id: str, wait: bool, follow: bool, timeout: float | None, as_json: bool,
     app: str | None, folder: str, broker: str | None, backend: str | None,
 ) -> int:  # fmt: skip
     """Print what the task ID returned, as JSON, on stdout; its state, or its traceback, on stderr."""
     with options.client(app, folder, broker, backend) as client:
+        if follow:
+            return show_result(client, id, followed(client, id, timeout), as_json=as_json)
         if wait or timeout is not None:
             return show_result(client, id, wait_for(client, id, timeout), as_json=as_json)
         return show_result(client, id, client.backend.load([uuid.UUID(id).bytes])[0], as_json=as_json)

@@ -11,7 +11,7 @@ import click
 
 from fastq.cli.failing import Failing
 from fastq.errors import ResultTimeout
-from fastq.worker.worker import ExitCode
+from fastq.worker.exiting import ExitCode
 
 if TYPE_CHECKING:
     from fastq.app import FastQ

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastq.cli import options
+from fastq.cli.tables import duration, print_table, printing
+from fastq.errors import NotSupported, StateUnavailable
 from fastq.systems import mask
 from fastq.worker.logs import escape
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from fastq.app import FastQ
     from fastq.broker import QueueInfo, WorkerInfo
 
 
@@ -22,66 +24,81 @@ if TYPE_CHECKING:
 @options.as_json
 @options.where
 def command(as_json: bool, app: str | None, folder: str, broker: str | None, backend: str | None) -> int:
-    """Show what waits in the queues, and which workers are alive."""
+    """Show what waits in the queues, which of them are paused, and which workers are alive."""
     with options.client(app, folder, broker, backend) as client:
         url = mask(client.settings.broker)
         queues, workers = client.broker.queues(), client.broker.workers()
+        paused, present = _said(client)
+    abouts = [_present_about(worker, present) for worker in workers]
     if as_json:
         seen = {
             "broker": url,
             "queues": [queue._asdict() for queue in queues],
-            "workers": [{**worker._asdict(), "about": dict(worker.about)} for worker in workers],
+            "paused": paused,
+            "workers": [{**worker._asdict(), "about": about} for worker, about in zip(workers, abouts, strict=True)],
         }
         click.echo(json.dumps(seen))
     else:
-        _show(url, queues, workers)
+        _show(url, queues, paused, list(zip(abouts, workers, strict=True)))
     return 0
 
 
-def _show(url: str, queues: Iterable[QueueInfo], workers: Iterable[WorkerInfo]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 500  # a pipe has no edge to wrap at
-    with console.capture() as shown:
-        _print(console, url, queues, workers)
-    click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
-
-
-def _print(console: Console, url: str, queues: Iterable[QueueInfo], workers: Iterable[WorkerInfo]) -> None:
-    console.print(escape(url), style="dim")
-    _table(
-        console, "Queues", ("queue", "ready", "delayed", "leased", "dead", "oldest"), "lrrrrr",
-        [(q.name, f"{q.ready:,}", f"{q.delayed:,}", f"{q.leased:,}", f"{q.dead:,}",
-          _duration(q.oldest_age_s) if q.ready else "") for q in queues],
-    )  # fmt: skip
-    _table(
-        console, "Workers", ("app", "host", "pid", "children", "queues", "lease left"), "llrrlr",
-        [(*(w.about.get(key, "") for key in ("app", "host", "pid", "children")),
-          w.about.get("queues", "").replace(",", ", "), _duration(w.lease_left_s)) for w in workers],
-    )  # fmt: skip
+def _said(client: FastQ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Return what the shared state says: which queues are paused since when, and what workers say of themselves."""
+    try:
+        return client.control.paused(), client.control.workers()
+    except NotSupported:
+        pass
+    except StateUnavailable as error:
+        click.echo(f"Which queues are paused is not known: {escape(str(error))}", err=True)
+    return {}, {}
 
 
-def _table(console: Console, title: str, names: tuple[str, ...], sides: str, rows: list[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _present_about(worker: WorkerInfo, present: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """Return what a worker says of itself; its queues, as they are now."""
+    about = dict(worker.about)
+    if said := present.get(about.get("name", "")):
+        about["queues"] = ",".join(said["queues"])
+        about["children"] = str(said["children"])
+    return about
 
-    if not rows:
-        console.print(f"\n{title}: none", style="bold")
-        return
-    console.print(f"\n{title}", style="bold")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name, side in zip(names, sides, strict=True):
-        table.add_column(name, justify="right" if side == "r" else "left", overflow="fold")
+
+def _show(
+    url: str, queues: Sequence[QueueInfo], paused: Mapping[str, float],
+    workers: Iterable[tuple[Mapping[str, str], WorkerInfo]],
+) -> None:  # fmt: skip
+    with printing() as console:
+        console.print(escape(url), style="dim")
+        names: tuple[str, ...] = ("queue", "ready", "delayed", "leased", "dead", "oldest")
+        sides = "lrrrrr"
+        rows: list[tuple[str, ...]] = [
+            (q.name, f"{q.ready:,}", f"{q.delayed:,}", f"{q.leased:,}", f"{q.dead:,}",
+             duration(q.oldest_age_s) if q.ready else "") for q in queues
+        ]  # fmt: skip
+        if paused:
+            names, sides = (*names, "paused for"), f"{sides}r"
+            rows = list(_with_pauses(rows, paused))
+        print_table(console, "Queues", names, sides, rows)
+        print_table(
+            console, "Workers", ("name", "app", "children", "queues", "lease left"), "llrlr",
+            [(_name(about), about.get("app", ""), about.get("children", ""),
+              ", ".join(dict.fromkeys(about.get("queues", "").split(","))), duration(worker.lease_left_s))
+             for about, worker in workers],
+        )  # fmt: skip
+
+
+def _with_pauses(rows: Iterable[tuple[str, ...]], paused: Mapping[str, float]) -> Iterator[tuple[str, ...]]:
+    """Yield rows of queues, and of those that are paused and empty, with how long they have been paused."""
+    left = dict(paused)
     for row in rows:
-        table.add_row(*(Text(escape(cell)) for cell in row))
-    console.print(table)
+        since = left.pop(row[0], None)
+        yield (*row, "" if since is None else duration(max(0.0, time.time() - since)))
+    for queue, since in left.items():
+        yield (queue, "0", "0", "0", "0", "", duration(max(0.0, time.time() - since)))
 
 
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+def _name(about: Mapping[str, str]) -> str:
+    """Return a worker's name, and where it is if the name does not say so."""
+    where = f"{about.get('host', '?')}:{about.get('pid', '?')}"
+    name = about.get("name", "")
+    return name if where in name else f"{name} ({where})"

@@ -25,4 +25,4 @@ class Brake:
         else:
             self._fruitless += 1
         late = self._fruitless - self._FREE
-        return min(self._FIRST_S * 2.0 ** (late - 1), self._MOST_S) if late > 0 else 0.0
+        return min(self._FIRST_S * 2.0 ** min(late - 1, 60), self._MOST_S) if late > 0 else 0.0

@@ -1,42 +1,114 @@
-"""The loop in a pool child: take a message, run its task, send back what it came to."""
+"""A pool child with one seat: take a message, run its task, send back what it came to; and what all children share."""
 
 from __future__ import annotations
 
 import faulthandler
 import logging
+import mmap
 import signal
+import socket
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
-from fastq._speedups import Seat
+from fastq._speedups import Seat, glance_call
 from fastq.app import FastQ
-from fastq.errors import ProtocolError
-from fastq.execution import execute
+from fastq.errors import EncodingError, ProtocolError
+from fastq.execution import answer, execute
 from fastq.failure import Failure
 from fastq.message import Message
 from fastq.outcome import Outcome, State
+from fastq.pools.soft_limits import Alarm
+from fastq.pools.term import Term
 from fastq.pools.title import Title
 
 logger = logging.getLogger("fastq.child")
 
+LOOK_S = 1.0  # an idle child looks so often whether it is to leave
 
-def serve(app: FastQ, seat: Seat, title: Title) -> None:
-    """Serve until the channel is stopped."""
+
+@dataclass(frozen=True)
+class Post:
+    """Where a child serves."""
+
+    app: FastQ
+    number: int
+    fds: Sequence[int]  # the channel's
+    seat: int  # its first seat there
+    size: int  # how many runs it is to have at once
+    leave: mmap.mmap  # at its number there is 1 once it is to leave
+    line: socket.socket | None  # to the template, for children of many seats
+
+    def title(self, role: str) -> Title:
+        """Return the title of the child's process."""
+        return Title(self.app.name, f"{role}-{self.number}")
+
+
+def serve(post: Post) -> None:
+    """Serve on one seat until the channel is stopped, the term is over, or the parent says so."""
+    leave, number = post.leave, post.number
+    seat = Seat(post.fds, post.seat)
+    title, term = post.title("child"), Term(post.app.settings)
+    runner = Runner(post.app, title)
+    limited = term.limited
     with suppress(EOFError):
         while True:
             taken = seat.get(0)
             if taken is None:
                 title.show("idle")
-                taken = seat.get()
+                taken = seat.get(LOOK_S)
             if taken is not None:
                 ticket, frame = taken
-                seat.end(ticket, _run(app, frame, title))
+                end(seat, ticket, frame, runner.run(frame))
+            if leave[number] or (limited and is_over(term, number, taken is not None)):
+                return
 
 
-def _run(app: FastQ, frame: bytes, title: Title) -> bytes:
-    message = Message.decode(frame)
-    title.show(message.task)
-    outcome = execute(app, message)
+def end(seat: Seat, ticket: int, frame: bytes, outcome: bytes) -> None:
+    """Send back the frame of what a message came to or, if there is no room for so much, of a failure that says so."""
+    try:
+        seat.end(ticket, outcome)
+    except BrokenPipeError:  # the pool is gone
+        raise
+    except OSError as error:
+        message = Message.decode(frame)
+        what = f"What {message.task}[{message.uuid}] came to has {len(outcome)} bytes, for which there is no room"
+        failure = Failure.of(EncodingError(f"{what}: {error}"))
+        seat.end(ticket, framed(message, Outcome.of(message, State.FAILURE, failure.encode())))
+
+
+def is_over(term: Term, number: int, ended: int) -> bool:
+    """Return whether a child's term is over, and tell the log why."""
+    if reason := term.over(ended):
+        logger.info("Pool child %d leaves: %s", number, reason)
+    return bool(reason)
+
+
+class Runner:
+    """Runs frames, one at a time; those of plain tasks by the short way."""
+
+    def __init__(self, app: FastQ, title: Title) -> None:
+        self._app = app
+        self._title = title
+        self._alarm = Alarm()
+        self._plain = {task.name: task for task in app.tasks.values() if task.is_plain}
+
+    def run(self, frame: bytes) -> bytes:
+        """Run the task of a frame, and return the frame of what it came to."""
+        glance = glance_call(frame)
+        task = self._plain.get(glance[0]) if glance is not None else None
+        if glance is None or task is None:
+            message = Message.decode(frame)
+            self._title.show(message.task)
+            return framed(message, execute(self._app, message, self._alarm.call))
+        self._title.show(task.name)
+        answered = answer(self._app, task, frame, glance)
+        return answered if isinstance(answered, bytes) else framed(Message.decode(frame), answered)
+
+
+def framed(message: Message, outcome: Outcome) -> bytes:
+    """Return an outcome's frame, and log it if it is a failure."""
     if outcome.state is State.FAILURE:
         failure = Failure.decode(outcome.body)
         logger.error("Task %s[%s] failed: %s\n%s", message.task, message.uuid, failure.type_name, failure.traceback)
@@ -63,3 +135,19 @@ def _leave_it_to_the_parent(*_: object) -> None:
 
     A handler, not SIG_IGN, which the processes that tasks start would inherit.
     """
+
+
+def _serve_threads(post: Post) -> None:
+    from fastq.pools.threads import Threads
+
+    Threads(post).serve()
+
+
+def _serve_loop(post: Post) -> None:
+    from fastq.pools.aio import EventLoop
+
+    EventLoop(post).serve()
+
+
+#: What a child does, by its plan's word for it.
+SERVES: dict[str, Callable[[Post], None]] = {"one": serve, "threads": _serve_threads, "loop": _serve_loop}

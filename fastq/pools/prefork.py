@@ -1,8 +1,7 @@
-"""The prefork pool: children forked from a template, fed through one channel, replaced when they die.
+"""The pool of processes that are forked from a template, fed through channels, and replaced when they die.
 
-The parent holds no user code. What it knows of a child it has from the template (born, died) and from the
-channel (what it runs); what it handed over it keeps itself, so that a dead child or template costs at
-most the runs that were going on.
+The parent holds no user code. What it knows of its children it has from the template (born, died) and from the
+channels (what they run).
 """
 
 from __future__ import annotations
@@ -12,24 +11,27 @@ import logging
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastq._speedups import Channel
 from fastq.errors import PoolError
 from fastq.pool import Ended, Manifest, Pool, Running
-from fastq.pools.brake import Brake
-from fastq.pools.template_process import TemplateProcess, describe
+from fastq.pools.lane import MAX_SEATS, SLOTS, Lane, Plan
+from fastq.pools.template_process import TemplateProcess
 
 logger = logging.getLogger("fastq.pool")
 
-_TEMPLATE_STARTS = 5  # how often a template that dies is started again before the pool gives up
+_TEMPLATE_STARTS = 5  # how often in a row, with nothing ended in between, a template that dies is started again
+_ROOM_TO_GROW = 64  # children that there may be beyond those of the start
 
 
 class PreforkPool(Pool):
-    """Runs tasks in processes.
+    """Runs tasks in processes, as the setting `pool` says.
+
+    * ``prefork``: sync tasks in processes of one run each, async tasks beside them, in a process with an event loop;
+    * ``threads``: sync tasks in the threads of one process, async tasks as above;
+    * ``asyncio``: all in one process with an event loop, and sync tasks in threads of it.
 
     `app` and `folder` are what `fastq.discovery.find_app` takes; `overrides` are settings that win over the
     app's own. `log_level` and `json_logs` are what `fastq.worker.logs.set_up` takes, for the pool's processes.
@@ -46,14 +48,8 @@ class PreforkPool(Pool):
         self._arguments = json.dumps(options)
         self._capacity = capacity
         self._template: TemplateProcess | None = None
-        self._channel: Channel | None = None
-        self._size = 0
-        self._pids: dict[int, int] = {}  # child: pid, while it lives
-        self._frames: dict[int, bytes] = {}  # ticket: frame, of everything that is not ended yet
-        self._again: deque[int] = deque()  # tickets to be put into the channel once more
-        self._brake = Brake()
-        self._wanted: list[tuple[float, int]] = []  # (when, child) to be forked
-        self._unborn: set[int] = set()  # children whose fork was ordered, and of which nothing was heard yet
+        self._manifest: Manifest | None = None
+        self._lanes: list[Lane] = []
         self._template_deaths = 0
         self._quiet = False
         self._interrupted, self._interrupt = os.pipe()
@@ -72,51 +68,49 @@ class PreforkPool(Pool):
     def load(self) -> Manifest:
         self.begin()
         assert self._template is not None
-        return self._template.manifest()
+        self._manifest = self._template.manifest()
+        return self._manifest
 
     def start(self, children: int) -> None:
-        assert self._template is not None, "load() comes first"
-        try:
-            self._channel = Channel(children, self._capacity)
-        except OSError as error:
-            raise PoolError(f"The pool's channel can't be made: {error}") from error
-        self._size = children
-        self._waiting.register(self._channel.fileno(), select.POLLIN)
+        assert self._manifest is not None, "load() comes first"
+        for number, plan in enumerate(_plans(self._manifest, children, self._capacity)):
+            self._lanes.append(Lane(number, plan, self._order))
+            self._waiting.register(self._lanes[-1].fd, select.POLLIN)
         self._open_template()
-        for child in range(children):
-            self._fork(child)
-        while self._unborn:
+        for lane in self._lanes:
+            lane.tend()
+        while any(lane.awaits_births for lane in self._lanes):
             self.collect(None)
 
     def _open_template(self) -> None:
         assert self._template is not None
-        assert self._channel is not None
-        self._template.hand_over(self._channel.fds())
+        self._template.hand_over([lane.channel.fds() for lane in self._lanes])
         self._waiting.register(self._template.fileno(), select.POLLIN)
 
     # -- the two directions -------------------------------------------------------------------
 
-    def submit(self, ticket: int, frame: bytes) -> bool:
-        assert self._channel is not None
-        if self._again:
-            return False
-        self._frames[ticket] = frame
-        if self._channel.put(ticket, frame):
-            return True
-        del self._frames[ticket]
-        return False
+    @property
+    def lanes(self) -> Sequence[int]:
+        return [lane.at_once for lane in self._lanes]
+
+    def submit(self, ticket: int, frame: bytes, lane: int = 0) -> bool:
+        return self._lanes[lane].submit(ticket, frame)
 
     def collect(self, deadline: float | None) -> list[Ended]:
-        assert self._channel is not None
         assert self._template is not None
         while True:
             ready = {fd for fd, _ in self._waiting.poll(self._patience(deadline))}
-            ended = self._take() if self._channel.fileno() in ready else []
+            ended: list[Ended] = []
+            for lane in self._lanes:
+                if lane.fd in ready and not lane.ruined:
+                    ended += lane.take()
+            if ended:
+                self._template_deaths = 0
             heard = self._template.fileno() in ready
             if heard:
                 ended += self._hear()
-            self._put_again()
-            self._fork_wanted()
+            for lane in self._lanes:
+                lane.tend()
             if self._interrupted in ready:
                 os.read(self._interrupted, 4096)
                 return ended
@@ -124,27 +118,20 @@ class PreforkPool(Pool):
                 return ended
 
     def withdraw(self) -> list[int]:
-        assert self._channel is not None
-        back = [*self._channel.withdraw(), *self._again]
-        self._again.clear()
-        for ticket in back:
-            self._frames.pop(ticket, None)
-        return back
+        return [ticket for lane in self._lanes for ticket in lane.withdraw()]
 
     def running(self) -> list[Running]:
-        if self._channel is None:
-            return []
-        return [
-            Running(ticket, child, self._pids.get(child, 0), since) for child, ticket, since in self._channel.running()
-        ]
+        return [run for lane in self._lanes for run in lane.running()]
 
     def kill(self, tickets: Sequence[int]) -> None:
-        assert self._template is not None
         wanted = set(tickets)
-        for run in self.running():
-            if run.ticket in wanted:
-                self._brake.forgive({run.child})
-                self._template.order({"kill": run.child})
+        for lane in self._lanes:
+            lane.kill(wanted)
+        self.interrupt()  # `collect` is to see to it that they end
+
+    def resize(self, children: int) -> None:
+        self._lanes[0].resize(children)
+        self.interrupt()
 
     def interrupt(self) -> None:
         with suppress(BlockingIOError):
@@ -154,68 +141,43 @@ class PreforkPool(Pool):
 
     def quiet(self) -> None:
         self._quiet = True
-        if self._channel is not None:
-            self._channel.stop()
+        for lane in self._lanes:
+            lane.quiet = True
+            lane.channel.stop()
 
     def stop(self, deadline: float) -> None:
         self.quiet()
-        if self._channel is not None:
-            while self._pids and time.monotonic() < deadline:
-                self.collect(deadline)
+        while any(lane.alive for lane in self._lanes) and time.monotonic() < deadline:
+            self.collect(deadline)
         if self._template is not None:
             self._template.end()
             self._template = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        for lane in self._lanes:
+            lane.channel.close()
+        self._lanes = []
         for end in (self._interrupted, self._interrupt):
             with suppress(OSError):
                 os.close(end)
         self._interrupted = self._interrupt = -1
 
-    # -- what the template says ---------------------------------------------------------------------
+    # -- the template -----------------------------------------------------------------------------
+
+    def _order(self, order: dict[str, Any]) -> None:
+        if self._template is not None:
+            self._template.order(order)
 
     def _hear(self) -> list[Ended]:
         assert self._template is not None
         news = self._template.news()
         if news is None:
             return self._template_died()
-        deaths = []
-        for item in news:
-            if "born" in item:
-                self._born(item)
-            elif "died" in item:
-                self._pids.pop(item["died"], None)
-                deaths.append((item["died"], item["pid"], describe(item["status"])))
-        ended = []
-        for child, pid, death in deaths:
-            try:
-                ended += self._bury(child, death)
-            except BufferError as damage:
-                return ended + self._rebuild(damage)
-            self._replace(child, pid, death)
+        ended: list[Ended] = []
+        for item in sorted(news, key=lambda item: "died" in item):  # who has died, was born before
+            process = next((item[what] for what in ("born", "stillborn", "leaving", "died") if what in item), -1)
+            for lane in self._lanes:
+                if lane.owns(process):
+                    ended += _told(lane, item)
         return ended
-
-    def _born(self, news: Mapping[str, int]) -> None:
-        self._unborn.discard(news["born"])
-        self._pids[news["born"]] = news["pid"]
-
-    def _bury(self, child: int, death: str) -> list[Ended]:
-        assert self._channel is not None
-        burial = self._channel.bury(child)
-        ended = self._ended(burial.ended)
-        if burial.running and self._frames.pop(burial.running, None) is not None:
-            ended.append(Ended(burial.running, b"", death))
-        self._again.extend(ticket for ticket in burial.unbegun if ticket in self._frames)
-        return ended
-
-    def _replace(self, child: int, pid: int, death: str) -> None:
-        if self._quiet:
-            return
-        delay = self._brake.delay_after_death(child)
-        pause = f"; its successor waits {delay:.1f} s" if delay else ""
-        logger.warning("Pool child %d (pid %d) %s%s", child, pid, death, pause)
-        self._wanted.append((time.monotonic() + delay, child))
 
     def _template_died(self) -> list[Ended]:
         """Start another template; the children died with the old one."""
@@ -224,83 +186,50 @@ class PreforkPool(Pool):
         self._template.end()
         self._template_deaths += 1
         if self._template_deaths > _TEMPLATE_STARTS:
-            raise PoolError(f"The pool's template process died {self._template_deaths} times: the pool can't go on")
+            raise PoolError(
+                f"The pool's template process died {self._template_deaths} times in a row: the pool can't go on"
+            )
         logger.error("The pool's template process died, and its children with it; starting another")
-        ended = self._salvage("died with the template")
+        ended = [each for lane in self._lanes for each in lane.salvage("died with the template")]
         self._template = TemplateProcess(self._arguments)
         self._template.manifest()
         self._open_template()
         return ended
 
-    def _rebuild(self, damage: BufferError) -> list[Ended]:
-        """Make a damaged channel afresh: whoever wrote into it, no child that sees it may live on."""
-        assert self._template is not None
-        logger.error("The pool begins afresh: %s", damage)
-        for child in self._pids:
-            self._template.order({"kill": child})
-        while self._pids or self._unborn:
-            news = self._template.news()
-            if news is None:
-                return self._template_died()
-            for item in news:
-                if "born" in item:
-                    self._born(item)
-                    self._template.order({"kill": item["born"]})
-                self._pids.pop(item.get("died", -1), None)
-        return self._salvage("was killed, because the pool's shared memory was damaged")
-
-    def _salvage(self, death: str) -> list[Ended]:
-        """When all children are dead: settle the accounts of all, and have all forked again."""
-        assert self._channel is not None
-        self._pids.clear()
-        self._unborn.clear()
-        salvage = self._channel.rebuild()
-        ended = self._ended(salvage.ended)
-        ended += [
-            Ended(ticket, b"", death) for ticket in salvage.doubtful if self._frames.pop(ticket, None) is not None
-        ]
-        self._again.extend(ticket for ticket in salvage.unbegun if ticket in self._frames)
-        if not self._quiet:
-            self._wanted = [(0.0, child) for child in range(self._size)]
-        return ended
-
-    # -- steps ------------------------------------------------------------------------------------------
-
-    def _take(self) -> list[Ended]:
-        assert self._channel is not None
-        try:
-            return self._ended(self._channel.take())
-        except BufferError as damage:
-            return self._rebuild(damage)
-
-    def _ended(self, taken: Sequence[tuple[int, int, bytes]]) -> list[Ended]:
-        self._brake.forgive({child for child, _, _ in taken})
-        frames = self._frames
-        # Ended's own constructor, which NamedTuple writes in Python, takes three times as long.
-        new = tuple.__new__
-        return [
-            new(Ended, (ticket, outcome, "")) for _, ticket, outcome in taken if frames.pop(ticket, None) is not None
-        ]
-
-    def _put_again(self) -> None:
-        assert self._channel is not None
-        while self._again and self._channel.put(self._again[0], self._frames[self._again[0]]):
-            self._again.popleft()
-
-    def _fork(self, child: int) -> None:
-        assert self._template is not None
-        self._unborn.add(child)
-        self._template.order({"fork": child})
-
-    def _fork_wanted(self) -> None:
-        if not self._wanted or self._quiet:
-            return
-        now = time.monotonic()
-        for _, child in [wish for wish in self._wanted if wish[0] <= now]:
-            self._fork(child)
-        self._wanted = [wish for wish in self._wanted if wish[0] > now]
-
     def _patience(self, deadline: float | None) -> float | None:
         """Return for how many milliseconds `collect` may sleep."""
-        points = [when for when, _ in self._wanted] + ([deadline] if deadline is not None else [])
+        points = [when for lane in self._lanes for when in lane.next_due()]
+        if deadline is not None:
+            points.append(deadline)
         return max(0.0, (min(points) - time.monotonic()) * 1000) + 0.5 if points else None
+
+
+def _plans(manifest: Manifest, children: int, capacity: int) -> list[Plan]:
+    """Return what lanes an app is to have."""
+    kind, at_once = manifest.settings["pool"], int(manifest.settings["async_concurrency"])
+    most = max(children, int(manifest.settings["autoscale_max"])) + _ROOM_TO_GROW
+    most = max(children, min(most, MAX_SEATS if kind == "prefork" else MAX_SEATS // SLOTS))
+    if kind == "asyncio":
+        return [_loop(children, most, 0)]
+    first = Plan("one" if kind == "prefork" else "threads", children, most, 0, capacity)
+    if not any(task.is_async for task in manifest.tasks.values()):
+        return [first]
+    return [first, _loop(at_once, at_once, first.slots)]
+
+
+def _loop(at_once: int, most: int, first: int) -> Plan:
+    """Plan a loop. Each of its seats maps the channel, which is small, therefore."""
+    return Plan("loop", at_once, most, first, min(65_535, 4 * most + 64))
+
+
+def _told(lane: Lane, news: Mapping[str, int]) -> list[Ended]:
+    """Tell a lane what the template says of one of its processes."""
+    if "born" in news:
+        lane.born(news["born"], news["pid"])
+    elif "stillborn" in news:
+        return lane.stillborn(news["stillborn"])
+    elif "leaving" in news:
+        lane.leaves(news["leaving"])
+    else:
+        return lane.died(news["died"], news["status"])
+    return []

@@ -3,9 +3,10 @@
 It has one thread, so that its forks are safe, and children share its memory until they write to it. It
 talks with the parent over a stream socket, a JSON object a line:
 
-* to the parent: ``{"ready": manifest}`` or ``{"failed": …}`` once; ``{"born": index, "pid": pid}`` and
-  ``{"died": index, "pid": pid, "status": wait status}`` for children;
-* from the parent: ``{"seats": true}`` with the channel's descriptors, ``{"fork": index}``, ``{"kill": index}``.
+* to the parent: ``{"ready": manifest}`` or ``{"failed": …}`` once; for children ``{"born": number, "pid": pid}``,
+  ``{"stillborn": number}``, ``{"leaving": number}`` and ``{"died": number, "pid": pid, "status": wait status}``;
+* from the parent: ``{"channels": [how many descriptors each has]}`` with the descriptors, ``{"fork": number, …}``,
+  ``{"kill": number}``, ``{"leave": number}``, and ``{"tell": number, …}``, which a child with many seats gets to read.
 
 When the parent is gone, so is the other end of the socket: the template kills the whole process group.
 Run as ``python -m fastq.pools.template SOCKET``, with a JSON object that `PreforkPool` writes on standard input.
@@ -18,6 +19,7 @@ import ctypes
 import gc
 import json
 import logging
+import mmap
 import os
 import select
 import signal
@@ -25,21 +27,22 @@ import socket
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
-from fastq._speedups import Seat
 from fastq.app import FastQ
 from fastq.discovery import find_app
 from fastq.errors import AppImportError, FastQError
 from fastq.pools import child
+from fastq.pools.child import Post
 from fastq.pools.title import Title
-from fastq.settings import fields_of
+from fastq.settings import fields_of, settings_of
 from fastq.worker import logs
 
 logger = logging.getLogger("fastq.template")
 
 _PR_SET_PDEATHSIG = 1
+_MOST_PROCESSES = 8192
 
 
 class Template:
@@ -48,8 +51,11 @@ class Template:
     def __init__(self, app: FastQ, control: socket.socket) -> None:
         self._app = app
         self._control = control
-        self._children: dict[int, int] = {}  # pid: index
-        self._seats: tuple[int, ...] = ()
+        self._children: dict[int, int] = {}  # pid: number
+        self._channels: list[tuple[int, ...]] = []
+        self._lines: dict[int, socket.socket] = {}  # number: to a child that is told things
+        self._leave = mmap.mmap(-1, _MOST_PROCESSES)  # shared with children: a byte each, 1 when it is to leave
+        self._waiting = select.poll()
         self._input = b""
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -59,43 +65,96 @@ class Template:
         """Serve the parent until it is gone."""
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        waiting = select.poll()
-        waiting.register(self._control, select.POLLIN)
-        waiting.register(self._woken, select.POLLIN)
+        self._waiting.register(self._control, select.POLLIN)
+        self._waiting.register(self._woken, select.POLLIN)
         while True:
-            for fd, _ in waiting.poll():
+            for fd, _ in self._waiting.poll():
                 if fd == self._woken:
                     with suppress(BlockingIOError):
                         os.read(self._woken, 4096)
-                elif not self._hear():
-                    return
+                elif fd == self._control.fileno():
+                    if not self._hear():
+                        return
+                else:
+                    self._hear_child(fd)
             self._reap()
 
     def _hear(self) -> bool:
         data, ancillary, _, _ = self._control.recvmsg(65_536, socket.CMSG_SPACE(64))
         if not data:
             return False
-        for _, kind, packed in ancillary:
-            if kind == socket.SCM_RIGHTS:
-                self._seats = tuple(array.array("i", packed))
+        received = [fd for _, kind, packed in ancillary if kind == socket.SCM_RIGHTS for fd in array.array("i", packed)]
         *lines, self._input = (self._input + data).split(b"\n")
         for line in lines:
             order = json.loads(line)
             if "fork" in order:
-                self._fork(order["fork"])
+                self._fork(order)
             elif "kill" in order:
                 self._kill(order["kill"])
+            elif "leave" in order:
+                self._leave[order["leave"]] = 1
+                self._tell(order["leave"], order)
+            elif "tell" in order:
+                self._tell(order["tell"], order)
+            else:
+                fds = iter(received)
+                self._channels = [tuple(next(fds) for _ in range(count)) for count in order["channels"]]
         return True
 
-    def _fork(self, index: int) -> None:
-        own_pid = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self._become_child(index, own_pid)
-        self._children[pid] = index
-        self.say({"born": index, "pid": pid})
+    def _hear_child(self, fd: int) -> None:
+        """A child with many seats has something to say: that it takes nothing more, and will end."""
+        for number, line in self._lines.items():
+            if line.fileno() == fd:
+                said = b""
+                with suppress(OSError):  # it died with orders that it had not read
+                    said = line.recv(4096)
+                if said:
+                    self.say({"leaving": number})
+                else:
+                    self._waiting.unregister(fd)
+                return
 
-    def _become_child(self, index: int, template_pid: int) -> None:
+    def _tell(self, number: int, order: dict[str, Any]) -> None:
+        if number in self._lines:
+            with suppress(OSError):  # it is gone, or reads nothing: the parent helps itself
+                self._lines[number].send(json.dumps(order).encode() + b"\n")
+
+    def _fork(self, order: dict[str, Any]) -> None:
+        number, own_pid = order["fork"], os.getpid()
+        self._leave[number] = 0
+        line, pid = None, -1
+        try:
+            if order["serves"] != "one":
+                line = self._open_line(number)
+            pid = os.fork()
+        except OSError as error:  # there are too many processes, or too little memory: that may pass
+            logger.error("Pool child %d can't be forked: %s", number, error)
+        if pid == 0:
+            self._become_child(order, line, own_pid)
+        if line is not None:
+            line.close()
+        if pid < 0:
+            self._close_line(number)
+            self.say({"stillborn": number})
+            return
+        self._children[pid] = number
+        self.say({"born": number, "pid": pid})
+
+    def _open_line(self, number: int) -> socket.socket:
+        """Open the line to a child that is to be forked, and return its end."""
+        mine, line = socket.socketpair()
+        mine.setblocking(False)
+        self._lines[number] = mine
+        self._waiting.register(mine, select.POLLIN)
+        return line
+
+    def _close_line(self, number: int) -> None:
+        if line := self._lines.pop(number, None):
+            with suppress(KeyError):
+                self._waiting.unregister(line)
+            line.close()
+
+    def _become_child(self, order: dict[str, Any], line: socket.socket | None, template_pid: int) -> None:
         """Live as a child and exit; this never returns into the template's own code."""
         status = 1
         try:
@@ -108,10 +167,17 @@ class Template:
             os.close(self._wake)
             self._control.close()
             child.prepare()
-            child.serve(self._app, Seat(self._seats, index), Title(self._app.name, f"child-{index}"))
+            for mine in self._lines.values():
+                mine.close()
+            post = Post(
+                self._app, order["fork"], self._channels[order["lane"]], order["seat"], order["size"], self._leave, line
+            )
+            self._app.lifecycle.begin_child()
+            child.SERVES[order["serves"]](post)
+            self._app.lifecycle.end_child()
             status = 0
         except BaseException:
-            logger.exception("Pool child %d broke down", index)
+            logger.exception("Pool child %d broke down", order["fork"])
         finally:
             logging.shutdown()
             for stream in (sys.stdout, sys.stderr):
@@ -119,9 +185,9 @@ class Template:
                     stream.flush()
             os._exit(status)
 
-    def _kill(self, index: int) -> None:
-        for pid, its_index in self._children.items():
-            if its_index == index:
+    def _kill(self, number: int) -> None:
+        for pid, its_number in self._children.items():
+            if its_number == number:
                 os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
 
     def _reap(self) -> None:
@@ -129,9 +195,10 @@ class Template:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            index = self._children.pop(pid, None)
-            if index is not None:
-                self.say({"died": index, "pid": pid, "status": status})
+            number = self._children.pop(pid, None)
+            if number is not None:
+                self._close_line(number)
+                self.say({"died": number, "pid": pid, "status": status})
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent."""
@@ -150,7 +217,7 @@ def _die_with_parent() -> None:
 
 
 def _manifest(app: FastQ) -> dict[str, Any]:
-    tasks = [(task.name, task.options.ack) for task in app.tasks.values()]
+    tasks = [asdict(task.info) for task in app.tasks.values()]
     return {"app": app.name, "settings": fields_of(app.settings), "tasks": tasks}
 
 
@@ -163,7 +230,8 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, lambda *_: None)
     try:
         app = find_app(options["app"], options["folder"])
-        app.settings = replace(app.settings, **options["overrides"])
+        app.settings = settings_of({**fields_of(app.settings), **options["overrides"]})
+        app.lifecycle.begin_worker()
     except FastQError as error:
         failed = {"kind": type(error).__name__, "message": str(error)}
         failed["traceback"] = error.traceback if isinstance(error, AppImportError) else ""

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from fastq import errors
 from fastq.errors import AppImportError, AppNotFound, PoolError
 from fastq.pool import Manifest, TaskInfo
+from fastq.state import Limit
 
 
 class TemplateProcess:
@@ -23,6 +25,7 @@ class TemplateProcess:
     def __init__(self, arguments: str) -> None:
         self._control, far = socket.socketpair()
         self._input = b""
+        self._ordering = threading.Lock()
         command = [sys.executable, "-m", "fastq.pools.template", str(far.fileno())]
         try:
             # A session of its own: a terminal's ^C is for the parent alone, and the group can be killed whole.
@@ -55,15 +58,18 @@ class TemplateProcess:
                 raise AppImportError(message, trace)
             raise getattr(errors, kind, AppNotFound)(message)
         ready = first["ready"]
-        tasks = {name: TaskInfo(name, ack) for name, ack in ready["tasks"]}
-        return Manifest(ready["app"], ready["settings"], tasks)
+        tasks = [_task_info(told) for told in ready["tasks"]]
+        return Manifest(ready["app"], ready["settings"], {task.name: task for task in tasks})
 
-    def hand_over(self, fds: Sequence[int]) -> None:
-        """Give the template the channel's descriptors."""
-        socket.send_fds(self._control, [b'{"seats": true}\n'], list(fds))
+    def hand_over(self, channels: Sequence[Sequence[int]]) -> None:
+        """Give the template the descriptors of each lane's channel."""
+        order = json.dumps({"channels": [len(fds) for fds in channels]}).encode() + b"\n"
+        with self._ordering, suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(self._control, [order], [fd for fds in channels for fd in fds])
 
     def order(self, order: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it is dead: `news` says so
+        """Give an order. Any thread may call this."""
+        with self._ordering, suppress(OSError):  # it is dead: `news` says so
             self._control.sendall(json.dumps(order).encode() + b"\n")
 
     def news(self) -> list[dict[str, Any]] | None:
@@ -83,6 +89,10 @@ class TemplateProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _task_info(told: dict[str, Any]) -> TaskInfo:
+    return TaskInfo(**{**told, "limits": tuple(Limit(*limit) for limit in told["limits"])})
 
 
 def describe(status: int) -> str:

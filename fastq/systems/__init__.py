@@ -15,6 +15,15 @@ from fastq.errors import MissingExtra, UnknownScheme, did_you_mean
 
 T = TypeVar("T")
 
+#: The schemes of Redis URLs, and the kind of deployment that each stands for.
+REDIS_KINDS = {
+    "redis": "single",
+    "rediss": "single",
+    "redis+unix": "unix",
+    "redis+sentinel": "sentinel",
+    "redis+cluster": "cluster",
+}
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 
 

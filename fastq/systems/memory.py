@@ -1,4 +1,4 @@
-"""The system inside one process: messages, leases and outcomes in dictionaries under one lock.
+"""The system inside one process: messages, leases, outcomes and shared state in dictionaries under one lock.
 
 For tests, for trying things out, and as the model that the other systems are compared with. Nothing
 survives the process, and a forked child has no part in it.
@@ -20,6 +20,7 @@ from fastq.message import now_us
 from fastq.outcome import Outcome
 from fastq.systems.memory_queues import Lease, Queues
 from fastq.systems.memory_results import Results
+from fastq.systems.memory_state import State
 
 _systems: dict[str, MemorySystem] = {}
 _opening = threading.Lock()
@@ -37,14 +38,15 @@ def memory_system(url: str) -> MemorySystem:
 class MemorySystem:
     """Owns the state and its one lock. `clock` gives microseconds since the epoch.
 
-    Rules: `queues` and `results` are touched only inside `held()`; whoever makes messages ready or stores
-    outcomes notifies `arrived`.
+    Rules: `queues`, `results` and `state` are touched only inside `held()`; whoever makes messages ready, stores
+    outcomes or adds to a log notifies `arrived`.
     """
 
     def __init__(self, clock: Callable[[], int] = now_us) -> None:
         self.clock = clock
         self.queues = Queues()
         self.results = Results()
+        self.state = State()
         self.arrived = threading.Condition(threading.Lock())
         self._pid = os.getpid()
 
@@ -99,7 +101,7 @@ class _OneStep(Completion):
         lost: list[Delivery] = []
         outcomes: list[Outcome] = []
         with self._system.held() as now:
-            for decision, outcome in batch:
+            for decision, outcome, _ in batch:
                 if decision is not None and not self._system.queues.settle(self._lease, decision, now):
                     lost.append(decision.delivery)
                 elif outcome is not None:

@@ -70,7 +70,7 @@ class Queues:
         lease.held[seq] = stored
         return Delivery(stored.frame, stored.queue, seq, stored.fence, stored.crashes, stored.suspect)
 
-    def next_due(self, queues: Sequence[str], spare: Lease) -> int:
+    def next_due(self, queues: Sequence[str], spare: Lease | None) -> int:
         """Return when the next delayed message is due, or the next lease but `spare` ends; 0 for never."""
         moments = [delayed[0][0] for queue in queues if (delayed := self._queue(queue).delayed)]
         moments += [lease.until for lease in self.leases.values() if lease is not spare]
@@ -154,6 +154,10 @@ class Queues:
         """Return for how long the oldest ready message has waited."""
         self._promote(name, now)
         return max(0, now - min((due for _, due, _ in self._queue(name).ready), default=now))
+
+    def frames(self) -> list[bytes]:
+        """Return what waits, in the order of publishing."""
+        return [self._waiting[seq].frame for seq in sorted(self._waiting)]
 
     def purge(self, name: str) -> int:
         """Delete what waits; return how many that were."""

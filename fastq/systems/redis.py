@@ -84,7 +84,9 @@ class RedisSystem:
 
     def groups(self, queues: Sequence[str]) -> list[list[str]]:
         """Return queues in groups that one script can serve: all of them, or on a cluster each by itself."""
-        return [[queue] for queue in queues] if self.is_cluster else [list(queues)]
+        if self.is_cluster:
+            return [[queue] for queue in queues]
+        return [list(queues)] if queues else []
 
     # -- scripts -------------------------------------------------------------------------------------
 

@@ -23,11 +23,11 @@ _LOOK_AGAIN_S = LOOK_AGAIN_US / 1e6
 
 
 class Doze:
-    """Waits on the lists `keys`, each group of which is on one server. One thread waits; any may interrupt."""
+    """Waits on the lists `keys`, each group of which is on one server. One thread waits; any may call the others."""
 
     def __init__(self, nodes: Nodes, keys: Sequence[Sequence[str]]) -> None:
         self._nodes = nodes
-        self._keys = keys
+        self._keys = self._watched = keys  # those of this wait, and of the next
         self._wires: dict[int, Wire] = {}  # by group; those on which an answer is outstanding are in `_asked`
         self._asked: set[int] = set()
         self._bell = self._rope = -1  # a pipe, made by the first wait
@@ -39,6 +39,9 @@ class Doze:
         try:
             if self._hang_bell():
                 return
+            if self._keys is not self._watched:
+                self._hang_up()
+                self._keys = self._watched
             poll = select.poll()
             poll.register(self._bell, select.POLLIN)
             for group in range(len(self._keys)):
@@ -95,6 +98,11 @@ class Doze:
             wire.close()
         self._wires.clear()
         self._asked.clear()
+
+    def watch(self, keys: Sequence[Sequence[str]]) -> None:
+        """Wait on other lists from now on; a wait that is under way returns. Any thread may call it."""
+        self._watched = keys
+        self.interrupt()
 
     def interrupt(self) -> None:
         """Make a wait, or else the next one, return. Any thread may call it."""

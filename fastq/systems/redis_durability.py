@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import hiredis
 
+from fastq.diagnosis import Diagnosis, Weakness
 from fastq.errors import BrokerUnavailable
 from fastq.systems.redis_url import RedisUrl
 from fastq.systems.redis_wire import Wire, pack
@@ -19,22 +20,51 @@ _SETTINGS = ("appendfsync", "save", "maxmemory")
 
 def report(url: RedisUrl, wire: Wire) -> None:
     """Log it, with warnings where messages may be lost. Raises BrokerUnavailable for a server that is too old."""
+    found = diagnose(url, wire)
+    logger.info("%s: %s", found.system, found.promise)
+    for weakness in found.weaknesses:
+        if "evict" in weakness.what:  # the others are in the line above
+            logger.warning("%s: %s: %s", found.system, weakness.what, weakness.remedy)
+
+
+def diagnose(url: RedisUrl, wire: Wire) -> Diagnosis:
+    """Return what a deployment promises. Raises BrokerUnavailable for a server that is too old."""
     info, settings = _look(wire)
     version = info.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _OLDEST:
         raise BrokerUnavailable(f"Redis at {url.shown} is {version}; fastq needs 6.2 or later, or Valkey")
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
     policy = info.get("maxmemory_policy", "unknown")
-    logger.info("%s at %s: %s; maxmemory-policy %s", name, url.shown, durability(info, settings), policy)
+    seconds, micros = wire.exchange(pack(("TIME",)), 1)[0]
+    return Diagnosis(
+        f"{name} at {url.shown}",
+        f"{durability(info, settings)}; maxmemory-policy {policy}",
+        tuple(_weaknesses(url, info, settings, policy)),
+        int(seconds) * 1_000_000 + int(micros),
+    )
+
+
+def _weaknesses(url: RedisUrl, info: Mapping[str, str], settings: Mapping[str, str], policy: str) -> Iterator[Weakness]:
     if policy.startswith("allkeys"):
-        logger.warning(
-            "%s at %s may evict messages when its memory is full: set maxmemory-policy noeviction", name, url.shown
-        )
+        yield Weakness("it may evict messages when its memory is full", "set maxmemory-policy noeviction")
     elif policy.startswith("volatile"):
-        logger.warning(
-            "%s at %s may evict results before they expire when its memory is full: set maxmemory-policy noeviction",
-            name, url.shown,
-        )  # fmt: skip
+        yield Weakness(
+            "it may evict results before they expire when its memory is full", "set maxmemory-policy noeviction"
+        )
+    if info.get("aof_enabled") != "1":
+        lost = "what came after the last snapshot" if settings.get("save") else "all messages"
+        yield Weakness(f"a restart loses {lost}", "set appendonly yes; see docs/redis.rst")
+    elif settings.get("appendfsync") != "always":
+        yield Weakness("a power failure may lose the last second or more", "set appendfsync always, if that matters")
+    if url.kind in ("cluster", "sentinel") or int(info.get("connected_slaves", "0") or 0):
+        yield Weakness(
+            "a failover loses what the new master had not received", "set min-replicas-to-write 1, to lose less of it"
+        )
+    if not settings.get("maxmemory", "0").strip("0"):
+        yield Weakness(
+            "it has no maxmemory, so a flood of messages ends with the death of the server",
+            "set maxmemory, and publishing says BrokerFull instead",
+        )
 
 
 def durability(info: Mapping[str, str], settings: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ End = tuple[bytes, bytes]  # an id, and its outcome's frame if that was sent alo
 
 
 class Waiter:
-    """One caller that waits for the outcomes of `ids`; made and used by one thread."""
+    """One caller that waits for the outcomes of `ids`; one thread hears."""
 
     def __init__(self, ids: Iterable[bytes]) -> None:
         self.ids = set(ids)
@@ -45,8 +45,8 @@ class Listener:
         self._wire: Wire | None = None
         self._listens = False
 
-    def join(self, waiter: Waiter) -> None:
-        """Let a waiter hear of whatever ends from now on."""
+    def join(self, waiter: Waiter, more: Iterable[bytes] = ()) -> None:
+        """Let a waiter hear of whatever ends from now on, and of `more` ids; who has joined already may join again."""
         with self._lock:
             try:
                 self._listen()
@@ -54,18 +54,15 @@ class Listener:
                 self._hang_up()
                 raise
             self._waiters.add(waiter)
-            for id in waiter.ids:
+            waiter.ids.update(more)
+            for id in more or waiter.ids:
                 self._interested.setdefault(id, set()).add(waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """Let a waiter go; the last one unsubscribes."""
         with self._lock:
             self._waiters.discard(waiter)
-            for id in waiter.ids:
-                if others := self._interested.get(id):
-                    others.discard(waiter)
-                    if not others:
-                        del self._interested[id]
+            self._forget(waiter, waiter.ids)
             self._resign(waiter)
             if not self._waiters and self._wire is not None:
                 try:
@@ -73,6 +70,12 @@ class Listener:
                     self._listens = False
                 except OSError:
                     self._hang_up()
+
+    def disregard(self, waiter: Waiter, ids: Iterable[bytes]) -> None:
+        """Let a waiter hear of some ids no more."""
+        with self._lock:
+            self._forget(waiter, ids)
+            waiter.ids.difference_update(ids)
 
     def hear(self, waiter: Waiter, deadline: float | None) -> list[End]:
         """Return what ended of a waiter's ids, in order; [] at the deadline, or when it had better look itself."""
@@ -160,6 +163,13 @@ class Listener:
             for waiter in interested.get(end[0], ()):
                 waiter.ends.append(end)
                 waiter.called.set()
+
+    def _forget(self, waiter: Waiter, ids: Iterable[bytes]) -> None:
+        for id in ids:
+            if others := self._interested.get(id):
+                others.discard(waiter)
+                if not others:
+                    del self._interested[id]
 
     def _resign(self, waiter: Waiter) -> None:
         if self._leader is waiter:

@@ -13,9 +13,9 @@ prefix:DB:ends  channel: in one message a script, the terminal outcomes that it 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
-from fastq.broker import Action, Decision
+from fastq.broker import Action
 from fastq.completion import Completed
 from fastq.outcome import Outcome
 from fastq.systems.redis_scripts import SETTLE, Script
@@ -132,21 +132,23 @@ def kind_of(outcome: Outcome) -> bytes:
     return (b"3" if outcome.group else b"2") if outcome.state.terminal else b"1"
 
 
-def completed_arguments(batch: Iterable[Completed]) -> Iterator[bytes | str | int]:
-    """Yield the arguments of `COMPLETE` for things that all have a decision."""
-    for decision, outcome in batch:
+def completed_arguments(batch: Iterable[Completed]) -> list[bytes | str | int]:
+    """Return the arguments of `COMPLETE` for things that all have a decision."""
+    arguments: list[bytes | str | int] = []
+    append = arguments.append
+    for decision, outcome, _ in batch:
         assert decision is not None
-        yield from _decided(decision, b"0" if outcome is None else kind_of(outcome))
+        (_, _, token, *_), action, frame, due, reason = decision
+        kind = b"0" if outcome is None else kind_of(outcome)
+        code = b"a" if action is Action.ACK else _CODES[action]  # to hash an Enum costs a call until Python 3.12
+        append(code + kind + token)  # type: ignore[operator]  # the token is ours: the record's name
+        if action is Action.RETRY:
+            arguments += due, frame
+        elif action is Action.DEAD:
+            append(reason.encode("utf-8", "replace"))
         if outcome is not None:
-            yield outcome.encode()
-
-
-def _decided(decision: Decision, kind: bytes) -> Sequence[bytes | str | int]:
-    delivery, action, frame, due, reason = decision
-    name = _CODES[action] + kind + delivery.token  # type: ignore[operator]  # the token is ours: the record's name
-    if action is Action.RETRY:
-        return name, due, frame
-    return (name, reason.encode("utf-8", "replace")) if action is Action.DEAD else (name,)
+            append(outcome.encode())
+    return arguments
 
 
 def bucket(prefix: str, id: bytes) -> str:

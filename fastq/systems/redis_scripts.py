@@ -188,12 +188,13 @@ end
 """
 )
 
-#: KEYS: queues. ARGV: now, owner, limit. Returns false where the lease has ended; else in how many microseconds there
-#: may be something (0: unknown), and then, for each queue something came from, its place in KEYS and its records.
+#: KEYS: queues. ARGV: now, owner, limit, how many of the queues, from the first, are to be claimed from; the others are
+#: swept alone. Returns false where the lease has ended; else in how many microseconds there may be something (0:
+#: unknown), and then, for each queue something came from, its place in KEYS and its records.
 FETCH = Script(
     _RECORDS
     + """
-local now, me, limit = now_of(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local now, me, limit, served = now_of(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not all_leased(me) then return false end
 
 local function take_in(base)
@@ -261,8 +262,9 @@ end
 
 local reply = {0}
 local function claim_all()
-  for place, base in ipairs(KEYS) do
+  for place = 1, served do
     if limit > 0 then
+      local base = KEYS[place]
       local records = claim(base)
       if #records > 0 then
         reply[#reply + 1], reply[#reply + 2] = place, records
@@ -282,8 +284,8 @@ if #reply == 1 then
 end
 if #reply == 1 then
   local ahead = LOOK_AGAIN
-  for _, base in ipairs(KEYS) do
-    local next_due = call('ZRANGE', base .. ':delayed', 0, 0, 'WITHSCORES')[2]
+  for place, base in ipairs(KEYS) do
+    local next_due = place <= served and call('ZRANGE', base .. ':delayed', 0, 0, 'WITHSCORES')[2]
     if next_due then ahead = math.min(ahead, tonumber(next_due) - now) end
     local ends = call('ZRANGE', base .. ':owners', 0, 1, 'WITHSCORES')
     local first = ends[1] == me and ends[4] or ends[2]

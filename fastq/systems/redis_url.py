@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
-from fastq.errors import ConfigurationError, UnknownSetting, did_you_mean
-from fastq.systems import mask
+from fastq.errors import ConfigurationError
+from fastq.systems import REDIS_KINDS, mask
+from fastq.systems.urls import addresses_of, is_yes, options_of
 
-_KINDS = {
-    "redis": "single",
-    "rediss": "single",
-    "redis+unix": "unix",
-    "redis+sentinel": "sentinel",
-    "redis+cluster": "cluster",
-}
 _PORTS = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 _OPTIONS = frozenset(
     "db prefix timeout tls insecure ssl_ca_certs ssl_certfile ssl_keyfile sentinel_username sentinel_password".split()
 )
 _PREFIX = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
-_YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -51,21 +43,21 @@ class RedisUrl:
         """Read a URL; the forms are in docs/redis.rst. Raises ConfigurationError, UnknownSetting."""
         shown = _shown(url)
         scheme, _, rest = url.partition("://")
-        kind = _KINDS[scheme.lower()]
+        kind = REDIS_KINDS[scheme.lower()]
         rest, _, query = rest.partition("?")
         login, at, rest = rest.rpartition("@")
         username, colon, password = login.partition(":")
         if at and not colon:
             raise ConfigurationError(f"{shown!r} has a user without a password: it has the form redis://user:password@")
         place, _, path = rest.partition("/")
-        options = _options(query, shown)
+        options = options_of(query, _OPTIONS, "Redis", shown)
         if kind == "unix":
             addresses: tuple[tuple[str, int], ...] = ((unquote(f"/{path}"), 0),)
             if place or not path:
                 raise ConfigurationError(f"{shown!r} names no socket: it has the form redis+unix:///run/redis.sock")
             path = ""
         else:
-            addresses = tuple(_addresses(place or "localhost", _PORTS[kind], shown))
+            addresses = tuple(addresses_of(place or "localhost", _PORTS[kind], shown))
         service = ""
         if kind == "sentinel":
             service, _, path = path.partition("/")
@@ -85,7 +77,8 @@ class RedisUrl:
             sentinel_username=options.get("sentinel_username", ""),
             sentinel_password=options.get("sentinel_password", ""),
             timeout_s=_number("timeout", options.get("timeout", "10"), shown) or 10.0,
-            tls=scheme.lower() == "rediss" or _yes("tls", options, shown), insecure=_yes("insecure", options, shown),
+            tls=scheme.lower() == "rediss" or is_yes("tls", options, "0", shown),
+            insecure=is_yes("insecure", options, "0", shown),
             ca_certs=options.get("ssl_ca_certs", ""), certfile=options.get("ssl_certfile", ""),
             keyfile=options.get("ssl_keyfile", ""),
         )  # fmt: skip
@@ -95,32 +88,7 @@ def _shown(url: str) -> str:
     return re.sub(r"(sentinel_password=)[^&\s]*", r"\1***", mask(url))
 
 
-def _options(query: str, shown: str) -> Mapping[str, str]:
-    options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in _OPTIONS:
-            hint = did_you_mean(name, _OPTIONS)
-            raise UnknownSetting(f"{shown!r} has an option {name!r} that Redis URLs don't have: {hint}")
-        options[name] = value
-    return options
-
-
-def _addresses(place: str, port: int, shown: str) -> Iterator[tuple[str, int]]:
-    for address in place.split(","):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", address)
-        if match is None or int(match[2] or port) not in range(1, 65536):
-            raise ConfigurationError(f"{address!r} in {shown!r} is not a host or host:port")
-        yield unquote(match[1].strip("[]")), int(match[2] or port)
-
-
 def _number(what: str, text: str, shown: str) -> float:
     if not re.fullmatch(r"\d{1,9}" if what == "database" else r"\d{1,6}(\.\d+)?", text, re.ASCII):
         raise ConfigurationError(f"{what} {text!r} in {shown!r}: it takes a number")
     return float(text)
-
-
-def _yes(name: str, options: Mapping[str, str], shown: str) -> bool:
-    value = options.get(name, "0")
-    if value.lower() not in _YES_NO:
-        raise ConfigurationError(f"{name}={value} in {shown!r}: it takes 0 or 1")
-    return _YES_NO[value.lower()]

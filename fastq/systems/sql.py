@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from fastq.systems import sql_messages, sql_results
 from fastq.systems.bells import Bell
 from fastq.systems.sql_schema import metadata
 from fastq.systems.sqlite import ERRORS, Sqlite, SqliteUrl
+
+logger = logging.getLogger(__name__)
 
 WORKERS, CALLERS = "worker", "caller"  # kinds of bells: who waits for messages, who for outcomes
 
@@ -50,11 +53,16 @@ class SqlSystem:
             system = _systems.get(key)
             if system is None:
                 system = cls(Sqlite(key))
-                with system.write(unavailable) as connection:
-                    metadata.create_all(connection)
+                system.prepare(unavailable)
                 _systems[key] = system
             system._users += 1
             return system
+
+    def prepare(self, unavailable: type[FastQError]) -> None:
+        """Make what is missing of the tables."""
+        with self._translated(unavailable), self.server.write(durable=True) as connection:
+            metadata.create_all(connection)
+        self.server.remember()
 
     def close(self) -> None:
         """Let go; the last user closes the connections."""
@@ -72,14 +80,26 @@ class SqlSystem:
     @contextlib.contextmanager
     def write(self, unavailable: type[FastQError], *, durable: bool = True) -> Iterator[Connection]:
         """Give a write transaction; the server's errors become `unavailable`. See Sqlite for `durable`."""
+        self._look_for(unavailable)
         with self._translated(unavailable), self._gate, self.server.write(durable=durable) as connection:
             yield connection
 
     @contextlib.contextmanager
     def read(self, unavailable: type[FastQError]) -> Iterator[Connection]:
         """Give a read transaction; the server's errors become `unavailable`."""
+        self._look_for(unavailable)
         with self._translated(unavailable), self._gate, self.server.read() as connection:
             yield connection
+
+    def _look_for(self, unavailable: type[FastQError]) -> None:
+        """Go over to the new database if ours was taken away: on the old one we would be alone without noticing."""
+        if self.server.is_there():
+            return
+        with self._gate.shut():
+            if not self.server.is_there():  # no other thread was quicker
+                logger.warning("%s was removed or replaced: going on with what is there now", self.server.url.path)
+                self.server.disconnect()
+                self.prepare(unavailable)
 
     @contextlib.contextmanager
     def _translated(self, unavailable: type[FastQError]) -> Iterator[None]:
@@ -146,7 +166,7 @@ class _OneTransaction(Completion):
 
 def _of_those_settled(batch: Sequence[Completed], lost: Sequence[Delivery]) -> Iterator[Outcome]:
     left = {id(delivery) for delivery in lost}
-    for decision, outcome in batch:
+    for decision, outcome, _ in batch:
         if outcome is not None and (decision is None or id(decision.delivery) not in left):
             yield outcome
 

@@ -44,9 +44,9 @@ messages = Table(
 # messages of a queue are few, so an index by owner would cost each claim and settle more than it saves.
 Index("fastq_messages_place", *(messages.c[name] for name in ("queue", "state", "rank", "due", "seq")))
 
-# What falls due next. Partial where the server can: a message that is never delayed doesn't pay for it.
-_delayed = messages.c.state == DELAYED
-Index("fastq_messages_delayed", messages.c.state, messages.c.due, sqlite_where=_delayed, postgresql_where=_delayed)
+# What falls due next. Partial: a message that is never delayed doesn't pay for it. (Options of another dialect belong
+# into the module of its system: to name one here loads that dialect into every process, 2.4 MB of it for PostgreSQL's.)
+Index("fastq_messages_delayed", messages.c.state, messages.c.due, sqlite_where=messages.c.state == DELAYED)
 
 owners = Table(
     "fastq_owners",
@@ -85,14 +85,12 @@ results = Table(
     sqlite_autoincrement=True,
 )
 Index("fastq_results_expires", results.c.expires)
-_grouped = results.c.member_of.is_not(None)
 Index(
     "fastq_results_group",
     results.c.member_of,
     results.c.terminal,
     results.c.expires,
-    sqlite_where=_grouped,
-    postgresql_where=_grouped,
+    sqlite_where=results.c.member_of.is_not(None),
 )
 
 groups = Table(
@@ -101,4 +99,68 @@ groups = Table(
     Column("id", LargeBinary(16), primary_key=True),
     Column("expires", BigInteger, nullable=False, index=True),
     Column("members", _blob(), nullable=False),  # ids of 16 bytes, in order
+)
+
+# -- shared state -----------------------------------------------------------------------------------------
+
+facts = Table(
+    "fastq_facts",
+    metadata,
+    Column("family", String(255), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("expires", BigInteger, nullable=False, index=True),
+    Column("value", _blob(), nullable=False),
+)
+
+limits = Table(
+    "fastq_limits",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("start", BigInteger, nullable=False),  # the latest, where starts are limited
+    Column("expires", BigInteger, nullable=False, index=True),
+)
+
+slots = Table(
+    "fastq_slots",
+    metadata,
+    Column("name", String(255), primary_key=True),  # of the limit
+    Column("holder", String(255), primary_key=True),
+    Column("until", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+flows = Table(
+    "fastq_flows",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    Column("expires", BigInteger, nullable=False, index=True),
+    Column("pending", Integer, nullable=False),  # how many of its tasks have not ended
+    Column("continuation", _blob(), nullable=False),
+)
+
+needs = Table(
+    "fastq_needs",
+    metadata,
+    Column("flow", LargeBinary(16), primary_key=True),
+    Column("task", LargeBinary(16), primary_key=True),
+    Column("place", Integer, nullable=False),  # 0: it has not ended; else it failed when so many were pending
+    sqlite_with_rowid=False,
+)
+
+logs = Table(
+    "fastq_logs",
+    metadata,
+    _serial(),  # a log that vanished and began anew has another
+    Column("name", String(255), nullable=False, unique=True),
+    Column("last", BigInteger, nullable=False),  # the number of its latest entry
+    Column("expires", BigInteger, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+
+entries = Table(
+    "fastq_entries",
+    metadata,
+    Column("log", BigInteger, primary_key=True, autoincrement=False),  # logs.seq
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("entry", _blob(), nullable=False),
 )

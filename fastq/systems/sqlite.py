@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from fastq.diagnosis import Diagnosis, Weakness
 from fastq.errors import ConfigurationError, UnknownSetting, did_you_mean
 from fastq.message import now_us
 from fastq.systems.bells import Belfry
@@ -80,6 +81,7 @@ class Sqlite:
     url: SqliteUrl
     clock: Callable[[], int] = now_us  # all who use the file are on this host, so its clock is the server's
     _writing: threading.Lock = field(default_factory=threading.Lock)
+    _file: tuple[int, int] | None = None  # device and inode
 
     def __post_init__(self) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
@@ -161,10 +163,53 @@ class Sqlite:
         with self.engine.begin() as connection:
             yield connection
 
+    def remember(self) -> None:
+        """Note which file it is that is used."""
+        self._file = self._found()
+
+    def is_there(self) -> bool:
+        """Return whether the path still leads to that file."""
+        return self._found() == self._file
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.url.path)  # noqa: PTH116  Path.stat costs twice as much
+        except FileNotFoundError:
+            return None
+        except OSError:  # that is another matter, of which SQLite will say what it is
+            return self._file
+        return found.st_dev, found.st_ino
+
     def warn_of_known_defects(self) -> None:
         """Log, once a process, what this version of the library is known to do wrong. For those who run for long."""
-        if self.url.journal_mode == "WAL":
-            _warn_of_wal_reset()
+        global _warned
+        defect = self._wal_reset()
+        if defect is not None and not _warned:
+            _warned = True
+            logger.warning("%s: %s", defect.what, defect.remedy)
+
+    def diagnose(self) -> Diagnosis:
+        """Return what the file and the library promise."""
+        url = self.url
+        weaknesses = [weakness for weakness in (self._wal_reset(), _network_file(url.path)) if weakness is not None]
+        if url.synchronous == "NORMAL":
+            promise = "accepted messages survive the death of every process; a power failure may take the last ones"
+            weaknesses.append(Weakness("synchronous=NORMAL does not wait for the disk", "leave it out of the URL"))
+        else:
+            promise = "accepted messages survive the death of every process, and a power failure"
+        system = f"SQLite {sqlite3.sqlite_version}, journal {url.journal_mode}, {url.path}"
+        return Diagnosis(system, f"{promise}; the host's disk is the one copy", tuple(weaknesses))
+
+    def _wal_reset(self) -> Weakness | None:
+        version = sqlite3.sqlite_version_info
+        fixed = version >= (3, 51, 3) or (3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51)
+        if fixed or self.url.journal_mode != "WAL":
+            return None
+        return Weakness(
+            f"SQLite {sqlite3.sqlite_version} may damage a database in WAL mode in a rare race between processes that "
+            "write to it (fixed in 3.51.3, 3.50.7 and 3.44.6)",
+            "where more than one process does, use a newer library or ?journal_mode=DELETE",
+        )
 
     def disconnect(self) -> None:
         """Close the connections, none of which is in use; they are opened again at need."""
@@ -227,14 +272,23 @@ def _user() -> str:
 _warned = False
 
 
-def _warn_of_wal_reset() -> None:
-    global _warned
-    version = sqlite3.sqlite_version_info
-    fixed = version >= (3, 51, 3) or (3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51)
-    if not fixed and not _warned:
-        _warned = True
-        logger.warning(
-            "SQLite %s may damage a database in WAL mode in a rare race between processes that write to it (fixed in "
-            "3.51.3, 3.50.7 and 3.44.6): where more than one process does, use a newer library or ?journal_mode=DELETE",
-            sqlite3.sqlite_version,
-        )
+_NETWORKS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "glusterfs", "ceph")
+
+
+def _network_file(path: Path) -> Weakness | None:
+    """Return what is wrong with a file that other hosts can reach, too: its locks hold on one host only."""
+    kind = _file_system(path)
+    if kind not in _NETWORKS:
+        return None
+    return Weakness(f"{path} is on a network file system ({kind}), where locks can't be relied on", "use a local disk")
+
+
+def _file_system(path: Path) -> str:
+    """Return the kind of file system that a path is on, as far as it can be known."""
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _, mount, its_kind, *_ = line.split()
+            if path.is_relative_to(mount) and len(mount) >= len(best):
+                best, kind = mount, its_kind
+    return kind

@@ -13,11 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
 from fastq._speedups import new_id
-from fastq.backend import Backend
+from fastq.backend import Backend, Watch
 from fastq.outcome import Outcome, State
 from fastq.testing.clocks import Clock, RealClock
 
@@ -38,6 +39,16 @@ def successes(count: int) -> list[Outcome]:
 def in_time(backend: Backend, ids: Sequence[bytes]) -> list[Outcome]:
     """Wait for outcomes."""
     return list(backend.wait(ids, time.monotonic() + SOON_S))
+
+
+def heard(watch: Watch, count: int) -> set[Outcome]:
+    """Listen until so many outcomes have been told."""
+    told: set[Outcome] = set()
+    give_up = time.monotonic() + SOON_S
+    while len(told) < count:
+        told.update(watch.listen(give_up))
+        assert time.monotonic() < give_up, f"{count - len(told)} outcomes were not told"
+    return told
 
 
 class BackendConformance:
@@ -230,3 +241,49 @@ class BackendConformance:
     def test_close_may_be_repeated(self, backend: Backend) -> None:
         backend.close()
         backend.close()
+
+    # -- watch -------------------------------------------------------------------------------------
+
+    def test_a_watch_tells_what_has_ended_before_and_what_ends_then(self, backend: Backend) -> None:
+        before, then, other = successes(3)
+        backend.store([before])
+        with closing(backend.watch()) as watch:
+            assert watch.add([before.id, then.id]) == [before]
+            backend.store([other, then])
+            assert heard(watch, 1) == {then}
+
+    def test_a_watch_takes_more_ids_while_it_is_listened_to(self, backend: Backend) -> None:
+        outcomes = successes(300)
+        with closing(backend.watch()) as watch, ThreadPoolExecutor(1) as others:
+            assert watch.add([new_id()]) == []
+            listening = others.submit(heard, watch, len(outcomes))
+            for outcome in outcomes:
+                assert watch.add([outcome.id]) == []
+                backend.store([outcome])
+            assert listening.result() == set(outcomes)
+
+    def test_what_was_dropped_is_not_told(self, backend: Backend) -> None:
+        dropped, kept = successes(2)
+        with closing(backend.watch()) as watch:
+            watch.add([dropped.id, kept.id])
+            watch.drop([dropped.id, new_id()])
+            backend.store([dropped, kept])
+            assert heard(watch, 1) == {kept}
+
+    def test_a_watch_passes_over_what_is_not_terminal(self, backend: Backend) -> None:
+        outcome = success()
+        backend.store([outcome._replace(state=State.STARTED)])
+        with closing(backend.watch()) as watch:
+            assert watch.add([outcome.id]) == []
+            backend.store([outcome._replace(state=State.RETRY)])
+            assert watch.listen(time.monotonic() + 0.05) == []
+            backend.store([outcome])
+            assert heard(watch, 1) == {outcome}
+
+    def test_listening_ends_at_the_deadline(self, backend: Backend) -> None:
+        with closing(backend.watch()) as watch:
+            watch.add([new_id()])
+            began = time.monotonic()
+            while time.monotonic() < began + 0.1:
+                assert watch.listen(began + 0.1) == []
+        watch.close()

@@ -39,13 +39,26 @@ def bodies(deliveries: Sequence[Delivery]) -> list[bytes]:
 
 
 def at_once(subscription: Subscription, limit: int = 1000) -> list[Delivery]:
-    """Fetch what is there now."""
-    return subscription.fetch(limit, time.monotonic())
+    """Fetch what is there now, in several batches if need be: what a server pushes may come bit by bit."""
+    fetched: list[Delivery] = []
+    while len(fetched) < limit and (more := subscription.fetch(limit - len(fetched), time.monotonic())):
+        fetched += more
+    return fetched
 
 
 def soon(subscription: Subscription, limit: int = 1000) -> list[Delivery]:
-    """Fetch, waiting for the first."""
-    return subscription.fetch(limit, time.monotonic() + SOON_S)
+    """Fetch what is there, waiting for the first."""
+    first = subscription.fetch(limit, time.monotonic() + SOON_S)
+    return first + at_once(subscription, limit - len(first)) if first else []
+
+
+def together(subscription: Subscription, count: int) -> list[Delivery]:
+    """Fetch so many, waiting for all of them."""
+    fetched: list[Delivery] = []
+    give_up = time.monotonic() + SOON_S
+    while len(fetched) < count and time.monotonic() < give_up:
+        fetched += subscription.fetch(count - len(fetched), give_up)
+    return fetched
 
 
 class BrokerCase:
@@ -53,6 +66,10 @@ class BrokerCase:
 
     #: The lease in the tests that wait for its end. With a clock moved by hand it may be long.
     lease_s = 0.2
+    #: Whether a message that was handed back can be told from one whose worker died.
+    tells_release_from_death = True
+    #: Whether depth and purge find what is delayed.
+    finds_delayed = True
 
     @pytest.fixture
     def broker(self) -> Broker:

@@ -73,7 +73,7 @@ class Inspecting(BrokerCase):
         assert broker.depth("q") == 2
         if Capability.DELAY in broker.capabilities:
             broker.publish([call(eta=clock.now_us() + 60_000_000)])
-            assert broker.depth("q") == 3
+            assert broker.depth("q") == (3 if self.finds_delayed else 2)
 
     def test_oldest_age_is_that_of_the_oldest_ready(self, broker: Broker, subscribe: Subscribe, clock: Clock) -> None:
         assert broker.oldest_age("q") == 0.0

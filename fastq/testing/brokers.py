@@ -13,7 +13,8 @@ from __future__ import annotations
 from fastq.testing.broker_delivery import Delivering
 from fastq.testing.broker_inspection import Inspecting
 from fastq.testing.broker_leases import Leasing
+from fastq.testing.broker_serving import Serving
 
 
-class BrokerConformance(Delivering, Leasing, Inspecting):
+class BrokerConformance(Delivering, Serving, Leasing, Inspecting):
     """One test a sentence of the contract in `fastq.broker`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastq.errors import AppImportError, AppNotFound
+from fastq.errors import AppImportError, AppNotFound, PoolError
 from fastq.outcome import Outcome, State
 from fastq.pool import Ended, Pool
 from fastq.testing import sample
@@ -25,8 +25,12 @@ _PATIENCE_S = 20.0
 class PoolConformance:
     """What every pool does. The pools under test run `fastq.testing.sample` with two children."""
 
-    #: Whether a task that kills its process takes only a child with it.
+    #: Whether the pool survives its tasks: those that kill their process, and those that are killed.
     survives_death = True
+    #: Whether each task has its process to itself, so that no other is broken off with it.
+    isolates = True
+    #: How many of two tasks run at once.
+    at_once = 2
 
     def make_pool(self, app: str, folder: str) -> Pool:
         """Return a new pool that is not loaded yet. To be overridden."""
@@ -85,6 +89,8 @@ class PoolConformance:
         assert len(Outcome.decode(ended.outcome).body) == len(text) + 2
 
     def test_no_ticket_waits_behind_a_long_task_while_a_child_is_idle(self, pool: Pool, tmp_path: Path) -> None:
+        if self.at_once < 2:
+            pytest.skip("this pool runs one task at a time")
         gate = tmp_path / "gate"
         submit(pool, {1: frame(sample.wait_for, str(gate))})
         ended = run(pool, {ticket: frame(sample.echo, 0) for ticket in range(2, 102)})
@@ -135,14 +141,16 @@ class PoolConformance:
     def test_what_has_not_begun_can_be_taken_back(self, pool: Pool, tmp_path: Path) -> None:
         gate = tmp_path / "gate"
         submit(pool, {ticket: frame(sample.wait_for, str(gate)) for ticket in range(1, 11)})
-        wait_until(lambda: len(pool.running()) == 2)
+        wait_until(lambda: len(pool.running()) == self.at_once)
         running = {run.ticket for run in pool.running()}
         assert sorted([*pool.withdraw(), *running]) == list(range(1, 11))
         gate.touch()
-        assert {each.ticket for each in collect(pool, 2)} == running
+        assert {each.ticket for each in collect(pool, self.at_once)} == running
         assert pool.collect(time.monotonic()) == []
 
     def test_a_killed_ticket_comes_back_as_broken_off(self, pool: Pool, tmp_path: Path) -> None:
+        if not self.survives_death:
+            pytest.skip("this pool can't break anything off")
         submit(pool, {1: frame(sample.wait_for, str(tmp_path / "never"))})
         wait_until(lambda: bool(pool.running()))
         pool.kill([1])
@@ -151,14 +159,81 @@ class PoolConformance:
         assert ended.death
         assert len(run(pool, {2: frame(sample.echo, 2)})) == 1
 
+    def test_who_is_broken_off_along_with_another_is_blameless(self, pool: Pool, tmp_path: Path) -> None:
+        if not self.survives_death:
+            pytest.skip("this pool can't break anything off")
+        gate = tmp_path / "gate"
+        submit(pool, {ticket: frame(sample.wait_for, str(gate)) for ticket in (1, 2)})
+        wait_until(lambda: len(pool.running()) == 2)
+        pool.kill([1])
+        (killed, *others) = sorted(collect(pool, 1 if self.isolates else 2))
+        assert (killed.ticket, killed.outcome, killed.blameless) == (1, b"", False)
+        assert [(each.ticket, each.outcome, each.blameless) for each in others] == [(2, b"", True)] * len(others)
+        gate.touch()
+        if self.isolates:
+            assert [(each.ticket, bool(each.outcome)) for each in collect(pool, 1)] == [(2, True)]
+        assert len(run(pool, {3: frame(sample.echo, 3)})) == 1
+
+    def test_a_kill_that_comes_too_late_for_one_ticket_blames_no_other(self, pool: Pool) -> None:
+        if not self.survives_death:
+            pytest.skip("this pool can't break anything off")
+        left = {ticket: frame(sample.echo, ticket) for ticket in range(1, 2001)}
+        killed: set[int] = set()
+        ended: list[Ended] = []
+        give_up = time.monotonic() + 3 * _PATIENCE_S
+        while len(ended) < 2000:
+            while left and pool.submit(min(left), left[min(left)]):
+                del left[min(left)]
+            if len(killed) < 12 and len(ended) > 100 * len(killed) and (running := pool.running()):
+                killed.add(running[0].ticket)
+                pool.kill([running[0].ticket])
+            ended += pool.collect(give_up)
+            assert time.monotonic() < give_up
+        assert sorted(each.ticket for each in ended) == list(range(1, 2001))
+        assert all(each.blameless or each.ticket in killed for each in ended if each.death)
+
     def test_a_death_breaks_off_one_ticket_and_disturbs_no_other(self, pool: Pool) -> None:
         if not self.survives_death:
             pytest.skip("this pool does not survive the death of a task's process")
+        if not self.isolates:
+            pytest.skip("this pool runs several tasks in a process")
         frames = {n: frame(sample.echo, n) if n % 20 else frame(sample.die) for n in range(1, 101)}
         ended = run(pool, frames)
         assert sorted(each.ticket for each in ended) == list(range(1, 101))
         assert sorted(each.ticket for each in ended if not each.outcome) == [20, 40, 60, 80, 100]
         assert all("SIGKILL" in each.death for each in ended if not each.outcome)
+
+    def test_a_death_breaks_off_what_its_process_ran_and_loses_nothing_else(self, pool: Pool) -> None:
+        if not self.survives_death:
+            pytest.skip("this pool does not survive the death of a task's process")
+        ended = run(pool, {n: frame(sample.echo, n) if n % 20 else frame(sample.die) for n in range(1, 101)})
+        assert sorted(each.ticket for each in ended) == list(range(1, 101))
+        assert {20, 40, 60, 80, 100} <= {each.ticket for each in ended if each.death}
+
+    # -- size -----------------------------------------------------------------------------------------------
+
+    def test_a_pool_grows_and_shrinks(self, pool: Pool, tmp_path: Path) -> None:
+        if self.at_once < 2:
+            pool.resize(1)
+            with pytest.raises(PoolError, match="one task at a time"):
+                pool.resize(2)
+            return
+        pool.resize(4)
+        gates = [tmp_path / "first", tmp_path / "second"]
+        submit(pool, {ticket: frame(sample.wait_for, str(gates[0])) for ticket in range(1, 7)})
+        wait_until(lambda: bool(pool.collect(time.monotonic()) or len(pool.running()) == 4))
+        assert pool.lanes[0] == 4
+        pool.resize(1)
+        gates[0].touch()
+        assert len(collect(pool, 6)) == 6
+        settle(pool)
+        submit(pool, {ticket: frame(sample.wait_for, str(gates[1])) for ticket in (7, 8, 9)})
+        wait_until(lambda: bool(pool.running()))
+        assert len(pool.withdraw()) == 2
+        gates[1].touch()
+        assert len(collect(pool, 1)) == 1
+        with pytest.raises(PoolError, match="can't have 5000"):
+            pool.resize(5000)
 
     # -- stopping -------------------------------------------------------------------------------------------
 
@@ -211,6 +286,13 @@ def collect(pool: Pool, count: int) -> list[Ended]:
         ended += pool.collect(give_up)
         assert time.monotonic() < give_up, f"{count - len(ended)} tickets did not come back"
     return ended
+
+
+def settle(pool: Pool) -> None:
+    """Let those leave that are too many: an idle one notices within a second or so."""
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        assert pool.collect(deadline) == []
 
 
 def collect_until_quiet(pool: Pool) -> None:

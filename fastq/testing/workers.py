@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fastq.app import FastQ
+from fastq.pool import Pool
 from fastq.pools.prefork import PreforkPool
-from fastq.worker.worker import ExitCode, Worker
+from fastq.pools.solo import SoloPool
+from fastq.settings import fields_of
+from fastq.worker.exiting import ExitCode
+from fastq.worker.worker import Worker
 
 
 class RunningWorker:
     """A worker whose `run` goes on in a thread of its own."""
 
-    def __init__(self, worker: Worker, pool: PreforkPool) -> None:
+    def __init__(self, worker: Worker, pool: Pool) -> None:
         self.worker = worker
         self.pool = pool
         self.exit: ExitCode | BaseException | None = None
@@ -47,18 +52,26 @@ def running_worker(
     folder: str = ".",
     concurrency: int = 1,
     queues: Sequence[str] = ("default",),
+    name: str = "",
     **settings: Any,
 ) -> Iterator[RunningWorker]:
-    """Run a worker on the app's broker and backend; children import the app from `path`, as for ``-A``.
+    """Run a worker on the app's broker, backend and state; children import the app from `path`, as for ``-A``.
 
-    `settings` replace the app's own. The broker may be ``memory://``: only the parent, here, uses it.
+    `settings` replace the app's own, here and in the children, who otherwise have those of this process's app. The
+    broker may be ``memory://`` if only the parent, here, uses it, as it is with ``pool="solo"``.
     """
-    pool = PreforkPool(path, folder=folder)
-    manifest = pool.load()
     changed = dataclasses.replace(app.settings, concurrency=concurrency, **settings)
-    worker = Worker(
-        broker=app.broker, backend=app.backend, pool=pool, manifest=manifest, settings=changed, queues=queues
-    )  # fmt: skip
+    kind = SoloPool if changed.pool == "solo" else PreforkPool
+    pool = kind(path, folder=folder, overrides=fields_of(changed))
+    manifest = pool.load()
+    try:
+        worker = Worker(
+            broker=app.broker, backend=app.backend, state=lambda: app.state, pool=pool, manifest=manifest,
+            settings=changed, queues=queues, name=name,
+        )  # fmt: skip
+    except BaseException:
+        pool.stop(time.monotonic())
+        raise
     running = RunningWorker(worker, pool)
     try:
         yield running

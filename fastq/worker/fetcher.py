@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from fastq.broker import Delivery
 from fastq.errors import BrokerError, LeaseLost
 
 from .dispatcher import Dispatcher
 from .lease import Lease
 from .loop import Loop
+from .patience import Backoff
 
 logger = logging.getLogger("fastq.worker")
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 
 
 class Fetcher(Loop):
@@ -24,27 +23,22 @@ class Fetcher(Loop):
         super().__init__("fetcher", fail)
         self._lease = lease
         self._dispatcher = dispatcher
-        self._failures = 0
+        self._backoff = Backoff()
 
     def turn(self) -> None:
         """Fetch once."""
         room = self._dispatcher.wait_for_room()
         if not room:
             return
-        subscription = self._lease.subscription
         try:
-            deliveries = subscription.fetch(room, None)
-        except LeaseLost:
-            self._lease.lost(subscription)
+            deliveries = self._fetch(room)
         except BrokerError as error:
-            pause = random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self._failures))
-            self._failures += 1
+            pause = self._backoff.failed()
             logger.warning("Fetching failed, and is tried again in %.1f s: %s", pause, error)
             self.quieted.wait(pause)
         else:
-            if self._failures:
+            if self._backoff.worked():
                 logger.info("Fetching works again")
-            self._failures = 0
             if deliveries:
                 self._dispatcher.take_in(deliveries)
 
@@ -52,3 +46,11 @@ class Fetcher(Loop):
         """Make a fetch that waits return."""
         self._dispatcher.quiet()
         self._lease.subscription.interrupt()
+
+    def _fetch(self, room: int) -> Sequence[Delivery]:
+        subscription = self._lease.subscription
+        try:
+            return subscription.fetch(room, None)
+        except LeaseLost:
+            self._lease.lost(subscription)
+            return []

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from fastq.backend import Backend
-from fastq.broker import Broker, Subscription
+from fastq.broker import Broker, Delivery, Subscription
 from fastq.completion import Completion, completion_of
 from fastq.errors import BrokerError, LeaseLost
+from fastq.message import Message
 
 from .loop import Loop
 
@@ -35,32 +36,56 @@ class Lease(Loop):
         self._lease_s = lease_s
         self._about = about
         self._beginning = threading.Lock()
+        self._left: list[Delivery] = []  # what is to be handed back
+        self._leaving = threading.Lock()  # of that
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_renewed: Callable[[], None] = lambda: None
         self._begin()
 
     def turn(self) -> None:
-        """Renew, three times in the span of a lease."""
-        subscription = self.subscription
+        """Renew, three times in the span of a lease, and hand back what could not be handed back before."""
         pause = self._lease_s / 3
         try:
-            subscription.renew()
-        except LeaseLost:
-            self.lost(subscription)
+            self._renew()
         except BrokerError as error:
             logger.warning("The lease could not be renewed: %s", error)
             pause = min(pause, _TRY_AGAIN_S)
         self.quieted.wait(pause)
 
     def lost(self, subscription: Subscription) -> None:
-        """Note that a subscription's lease was lost: give up what it held, and begin another."""
+        """Note that a subscription's lease was lost: give up what it held, and begin another.
+
+        Raises BrokerUnavailable if none can begin now: whoever uses the old one hears again that it was lost.
+        """
         with self._beginning:
             if subscription is not self.subscription:
                 return  # somebody else saw it first
             logger.critical("The lease of %g s was lost: what was in hand is given up", self._lease_s)
             self.on_lost()
+            with self._leaving:
+                self._left.clear()
             self._begin()
             subscription.interrupt()
             subscription.close()
+
+    def serve(self, queues: Sequence[str]) -> None:
+        """Fetch from these queues from now on; what is held stays held. Raises BrokerUnavailable."""
+        with self._beginning:
+            self._queues = queues
+            self.subscription.serve(queues)
+
+    def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Give messages back that are not settled here: to their places in their queues, uncharged.
+
+        What can't be given back now is given back later: the lease, which goes on, would keep it from everyone.
+        """
+        with self._leaving:
+            self._left += deliveries
+        self._release()
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Queue messages that follow from those in hand. Raises what `Broker.publish` raises."""
+        self._broker.publish(messages)
 
     def close(self) -> None:
         """End the lease; what is still held goes back to the queues, uncharged."""
@@ -68,6 +93,27 @@ class Lease(Loop):
             self.subscription.close()
         except BrokerError as error:
             logger.warning("The lease could not be ended, and will run out: %s", error)
+
+    def _renew(self) -> None:
+        subscription = self.subscription
+        try:
+            subscription.renew()
+        except LeaseLost:
+            self.lost(subscription)
+        else:
+            self._release()
+            self.on_renewed()
+
+    def _release(self) -> None:
+        with self._leaving:
+            left, self._left = self._left, []
+        try:
+            if left:
+                self.subscription.release(left)
+        except BrokerError as error:
+            logger.warning("%d messages can't be handed back yet: %s", len(left), error)
+            with self._leaving:
+                self._left += left
 
     def _begin(self) -> None:
         self.subscription: Subscription = self._broker.subscribe(self._queues, self._lease_s, self._about)

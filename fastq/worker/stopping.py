@@ -25,6 +25,9 @@ class Wishes:
     """A mailbox of wishes, with signals among the senders while it is entered as a context manager.
 
     A handler does nothing but write a byte to a pipe: no user code is interrupted by it. It serves once.
+
+    The system may deliver a signal to any thread, and Python runs its handler in the main one, which may be waiting: so
+    a second pipe, written to by the interpreter itself, wakes it.
     """
 
     def __init__(self, *, leaving: bool = False) -> None:
@@ -33,13 +36,15 @@ class Wishes:
         Given back, they could end it in between, with another status than its own.
         """
         self._read, self._write = os.pipe()
-        for end in (self._read, self._write):
+        self._signalled, self._signal = os.pipe()
+        for end in (self._read, self._write, self._signalled, self._signal):
             os.set_blocking(end, False)
         self._closing = threading.RLock()  # `send` never writes to a closed descriptor; a handler may interrupt another
         self._leaving = leaving
         self._interrupted = False
         self._strongest = Wish.NOTHING
         self._before: dict[int, object] = {}
+        self._wakeup_before = -1
 
     def send(self, wish: Wish) -> None:
         """Wake the waiter; without effect once nobody waits any more. Any thread may call this."""
@@ -51,24 +56,31 @@ class Wishes:
         """Return the strongest wish so far, once it is stronger than `above`, or at the deadline."""
         while self._strongest <= above:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._read], [], [], left)[0]:
+            ready = select.select([self._read, self._signalled], [], [], left)[0]
+            if not ready:
                 break
-            self._strongest = max(self._strongest, *map(Wish, os.read(self._read, 4096)))
+            if self._signalled in ready:
+                os.read(self._signalled, 4096)  # and before the next look, the handler runs
+            if self._read in ready:
+                self._strongest = max(self._strongest, *map(Wish, os.read(self._read, 4096)))
         return self._strongest
 
     def __enter__(self) -> Wishes:  # noqa: PYI034 - Self is in typing from Python 3.11 on
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 self._before[number] = signal.signal(number, self._on_signal)
+            self._wakeup_before = signal.set_wakeup_fd(self._signal, warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             after = signal.SIG_IGN if self._leaving else handler
             signal.signal(number, after)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
         self._before.clear()
         with self._closing:
-            for end in (self._read, self._write):
+            for end in (self._read, self._write, self._signalled, self._signal):
                 os.close(end)
             self._read = self._write = -1
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastq.broker import Action, Decision, Delivery
-from fastq.completion import Completed
-from fastq.errors import DeadLettered, FastQError, ProtocolError, TaskRevoked
+from fastq.completion import Completed, awaited
+from fastq.errors import DeadLettered, FastQError, ProtocolError, TaskLost, TaskRevoked
 from fastq.failure import Failure
 from fastq.message import Message, binary, now_us
 from fastq.outcome import Outcome, State
 from fastq.pool import TaskInfo
 from fastq.settings import Settings
+from fastq.state import Ask
+
+from .revocations import Revocations
 
 logger = logging.getLogger("fastq.worker")
 
@@ -33,6 +36,10 @@ class Flight:
     info: TaskInfo
     handed_back: bool = False  # broken off by a shutdown: not charged
     admitted: bool = False  # the broker was told of the start, where that comes first
+    ask: Ask | None = None  # the slots that it holds, of limits on what runs at once
+    start_reported: bool = False  # to those who follow events
+    lane: int = 0  # of the pool
+    sentence: FastQError | None = None  # why it is broken off, if that is its end and not charged
 
     @property
     def careful(self) -> bool:
@@ -44,12 +51,23 @@ class Flight:
         """Whether it is acknowledged before it runs."""
         return self.info.ack == "early"
 
+    @property
+    def acked(self) -> bool:
+        """Whether it is acknowledged by now: nobody else will ever have it, whatever becomes of the lease."""
+        return self.admitted and self.early
+
+    @property
+    def hard_limit_s(self) -> float:
+        """After how many seconds it is broken off; 0 for never. The call's own limit wins over the task's."""
+        return (self.message.extras.hard_limit_ms or self.info.hard_limit_ms) / 1000
+
 
 class Triage:
     """Decides about deliveries; keeps nothing but when it first saw which unknown task."""
 
     def __init__(self, tasks: Mapping[str, TaskInfo], settings: Settings) -> None:
         self._tasks = tasks
+        self.revocations = Revocations()
         self._settings = settings
         self._first_seen: dict[int, float] = {}  # unknown tasks, by the hash of their frames
 
@@ -62,14 +80,15 @@ class Triage:
             frame = binary(delivery.frame, message)
         except ProtocolError as error:
             return dead(delivery, None, str(error))
+        if self.revocations.known and self.revocations.covers(message):
+            return revoked(delivery, message)
         if delivery.crashes >= self._settings.max_deliveries:
             return dead(delivery, message, f"{delivery.crashes} of its attempts ended with the death of their process")
         now = now_us()
         if message.expires and message.expires <= now:
             logger.warning("Task %s[%s] expired before it could start", message.task, message.uuid)
-            return Completed(
-                Decision(delivery), failed(message, TaskRevoked("expired before it could start"), State.REVOKED)
-            )
+            expired = failed(message, TaskRevoked("expired before it could start"), State.REVOKED)
+            return Completed(Decision(delivery), expired, awaited(message))
         if message.eta > now + _EARLY_US:
             return Completed(Decision(delivery, Action.RETRY, due=message.eta), None)
         info = self._tasks.get(message.task)
@@ -106,7 +125,21 @@ def dead(delivery: Delivery, message: Message | None, reason: str) -> Completed:
     name = f"Task {message.task}[{message.uuid}]" if message else f"A message in {delivery.queue!r}"
     logger.error("%s goes to the dead letters: %s", name, reason)
     outcome = failed(message, DeadLettered(f"{name} went to the dead letters: {reason}")) if message else None
-    return Completed(Decision(delivery, Action.DEAD, reason=reason), outcome)
+    return Completed(Decision(delivery, Action.DEAD, reason=reason), outcome, awaited(message) if message else None)
+
+
+def revoked(delivery: Delivery, message: Message) -> Completed:
+    """End a message that is not to run."""
+    logger.info("Task %s[%s] was revoked before it started", message.task, message.uuid)
+    outcome = failed(message, TaskRevoked("revoked before it started"), State.REVOKED)
+    return Completed(Decision(delivery), outcome, awaited(message))
+
+
+def lost(message: Message, why: str) -> Completed:
+    """End an early task that will not run, though it was accepted: its message is gone."""
+    name = f"Task {message.task}[{message.uuid}]"
+    logger.error("%s is lost: %s", name, why)
+    return Completed(None, failed(message, TaskLost(f"{name} is lost: {why}"), State.LOST), awaited(message))
 
 
 def failed(message: Message, error: FastQError, state: State = State.FAILURE) -> Outcome | None:

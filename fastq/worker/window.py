@@ -17,7 +17,9 @@ class Window:
     SPAN_S = 0.5
 
     def __init__(self, children: int, most: int) -> None:
-        self._children = children
+        self.children = children
+        #: How many to hold that no child is there for, so that it shows when more children are needed.
+        self.spare = 0
         self._most = most
         self._rate = 0.0  # messages a second, at the time of `_seen`
         self._seen = 0.0
@@ -29,7 +31,12 @@ class Window:
 
     def size(self, now: float) -> int:
         """Return how many messages to hold."""
-        return min(self._most, self._children + int(self._rate_at(now) * self.AHEAD_S))
+        return min(self._most, self.children + self.spare + int(self._rate_at(now) * self.AHEAD_S))
+
+    def room(self, held: int, now: float) -> int:
+        """Return how many messages to fetch when so many are held; 0 if it is not worth a fetch."""
+        size = self.size(now)
+        return max(0, size - held) if held < self.children + self.spare or size - held > size // 4 else 0
 
     def _rate_at(self, now: float) -> float:
         return self._rate * math.exp(-max(0.0, now - self._seen) / self.SPAN_S)

@@ -2,76 +2,115 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from fastq import __version__
 from fastq.backend import Backend
 from fastq.broker import Broker
-from fastq.errors import BrokerError
+from fastq.errors import ConfigurationError, NotSupported, PoolError
 from fastq.pool import Manifest, Pool
+from fastq.routing import shown, turns
 from fastq.settings import Settings
+from fastq.state import SharedState
 
+from .autoscaler import Autoscaler
+from .commands import Commands
+from .control import Controller
 from .dispatcher import Dispatcher
+from .exiting import ExitCode
 from .fetcher import Fetcher
 from .lease import Lease
+from .limits import Limits
+from .locks import Locks
+from .reporter import Reporter
 from .settler import Settler
 from .stopping import Wish, Wishes
+from .timekeeper import Timekeeper
 from .triage import Triage
-from .window import Window
 
 logger = logging.getLogger("fastq.worker")
 
 _MOST_IN_HAND = 2000
+_MOST_OF_SHARES = 8  # messages in one fetch, where queues are shared fairly: their turns are to be short
 _CLEANUP_S = 4.0  # what stopping may take beyond the grace period
-
-
-class ExitCode(enum.IntEnum):
-    """What the process's exit status says."""
-
-    OK = 0  # stopped as asked, nothing was broken off
-    FAILED = 1  # the worker broke
-    USAGE = 2  # an option, setting, URL or app path is wrong
-    APP = 3  # the app can't be imported
-    BROKER = 4  # the broker or the backend can't be used
-    UNFINISHED = 5  # stopped as asked, but running tasks had to be broken off
 
 
 class Worker:
     """One worker incarnation. `run` lives until a signal or `stop_soon`; everything it starts it also ends.
 
-    `pool` has loaded its app, and `manifest` is what it found. With `leaving`, the process ends when `run` does.
+    `pool` has loaded its app, and `manifest` is what it found. `state` opens the shared state, for what needs it, and
+    raises NotSupported if there can be none. `name` is what commands and events call it, by default fastq@host:pid.
+    With `leaving`, the process ends when `run` does.
     """
 
     def __init__(
-        self, *, broker: Broker, backend: Backend, pool: Pool, manifest: Manifest, settings: Settings,
-        queues: Sequence[str], leaving: bool = False,
+        self, *, broker: Broker, backend: Backend, state: Callable[[], SharedState], pool: Pool, manifest: Manifest,
+        settings: Settings, queues: Sequence[str], name: str = "", leaving: bool = False,
     ) -> None:  # fmt: skip
         self._broker = broker
+        self._open_state = state
+        self._state: SharedState | None = None
+        self._opening = threading.Lock()
         self._pool = pool
         self._settings = settings
-        self._children = settings.concurrency or os.cpu_count() or 1
-        self._wishes = Wishes(leaving=leaving)
+        self._children = settings.children
+        self._resizing = threading.RLock()
         self._failure: BaseException | None = None
+        self._app = manifest.app
+        self.name = _checked_name(name) if name else f"fastq@{socket.gethostname()}:{os.getpid()}"
         about = {
-            "app": manifest.app, "host": socket.gethostname(), "pid": str(os.getpid()), "queues": ",".join(queues),
-            "children": str(self._children),
+            "app": manifest.app, "name": self.name, "host": socket.gethostname(), "pid": str(os.getpid()),
+            "queues": shown(queues), "children": str(self._children),
         }  # fmt: skip
+        locks = Locks(state=self.state, tasks=manifest.tasks)
+        self._limits = Limits(state=self.state, tasks=manifest.tasks, settings=settings, fail=self._fail)
+        for gate in (locks, self._limits):
+            gate.prepare()
         self._lease = Lease(
-            broker=broker, backend=backend, queues=queues, lease_s=settings.lease_s, about=about, fail=self._fail
-        )
-        self._settler = Settler(pool=pool, lease=self._lease, max_deliveries=settings.max_deliveries, fail=self._fail)
+            broker=broker, backend=backend, queues=turns(queues, settings.shares), lease_s=settings.lease_s,
+            about=about, fail=self._fail,
+        )  # fmt: skip
+        self._wishes = Wishes(leaving=leaving)
+        self._settler = Settler(
+            pool=pool, lease=self._lease, backend=backend, state=self.state, max_deliveries=settings.max_deliveries,
+            fail=self._fail,
+        )  # fmt: skip
+        self._timekeeper = Timekeeper(pool=pool, fail=self._fail)
+        triage = Triage(manifest.tasks, settings)
         self._dispatcher = Dispatcher(
-            pool=pool, triage=Triage(manifest.tasks, settings), window=Window(self._children, _MOST_IN_HAND),
-            children=self._children, lease=self._lease, complete=self._settler.complete,
+            pool=pool, triage=triage, locks=locks, limits=self._limits, lease=self._lease, most_in_hand=_MOST_IN_HAND,
+            timekeeper=self._timekeeper, complete=self._settler.complete,
+            most_at_once=_MOST_OF_SHARES if any(queue in settings.shares for queue in queues) else _MOST_IN_HAND,
         )  # fmt: skip
         self._settler.dispatcher = self._dispatcher
         self._lease.on_lost = self._dispatcher.forsake
+        self._lease.on_renewed = self._dispatcher.broker_answers
+        self._autoscaler: Autoscaler | None = None
+        if settings.autoscale_max:
+            self._autoscaler = Autoscaler(
+                dispatcher=self._dispatcher, least=settings.autoscale_min, most=settings.autoscale_max,
+                resize=self.resize, fail=self._fail,
+            )  # fmt: skip
         self._fetcher = Fetcher(lease=self._lease, dispatcher=self._dispatcher, fail=self._fail)
+        commands = Commands(
+            broker=broker, lease=self._lease, dispatcher=self._dispatcher, revocations=triage.revocations,
+            complete=self._settler.complete, processed=lambda: self.processed, resize=self._resize,
+            limit_rate=self._limits.override, stop=lambda now: self.stop_soon(now=now), tasks=manifest.tasks,
+            queues=queues, shares=settings.shares, about=self._about,
+        )  # fmt: skip
+        self._controller = Controller(open_state=self.state, commands=commands, fail=self._fail)
+        self._reporter: Reporter | None = None
+        if settings.events:
+            self._reporter = self._dispatcher.reporter = self._settler.reporter = Reporter(
+                worker=self.name, state=self.state, in_hand=self._dispatcher.in_hand, numbers=commands.stats,
+                fail=self._fail,
+            )  # fmt: skip
 
     def run(self, overdue: Callable[[], None] | None = None) -> ExitCode:
         """Work until told to stop. Raises what broke the worker, if something did.
@@ -101,13 +140,33 @@ class Worker:
     def start(self) -> None:
         """Start the children and the loops."""
         self._pool.start(self._children)
-        for loop in (self._lease, self._settler, self._fetcher):
+        self._dispatcher.begin()
+        self.resize(self._children)
+        if self._settings.control:
+            self._controller.start()  # before the first fetch: it knows what is revoked and paused
+        for optional in (self._reporter, self._autoscaler):
+            if optional is not None:
+                optional.start()
+        for loop in (self._lease, self._limits, self._settler, self._timekeeper, self._fetcher):
             loop.start()
         logger.info("Ready")
 
     def stop_soon(self, *, now: bool = False) -> None:
         """Ask `run` to stop: at once, or when what runs has ended. Any thread may call this."""
         self._wishes.send(Wish.NOW if now else Wish.FINISH)
+
+    def state(self) -> SharedState:
+        """Return the shared state, which is opened once. Raises NotSupported, MissingExtra, StateUnavailable."""
+        with self._opening:
+            if self._state is None:
+                self._state = self._open_state()
+            return self._state
+
+    def resize(self, children: int) -> None:
+        """Have so many children. Any thread may call this. Raises PoolError for a number that the pool can't have."""
+        with self._resizing:
+            self._dispatcher.resize(children, spare=int(children < self._settings.autoscale_max))
+            self._children = children
 
     @property
     def processed(self) -> int:
@@ -118,6 +177,8 @@ class Worker:
 
     def _wind_down(self, grace_s: float) -> bool:
         """Stop everything within `grace_s` and a little; return whether all that ran could end."""
+        if self._autoscaler is not None:
+            self._autoscaler.stop(1)
         self._fetcher.quiet()
         self._hand_back_unstarted()
         self._pool.quiet()
@@ -129,10 +190,15 @@ class Worker:
         self._fetcher.stop(1)
         self._hand_back_unstarted()  # what a last fetch brought in
         self._settler.stop(end - time.monotonic() - 2)
+        self._timekeeper.stop(1)
+        self._limits.stop(1)
+        self._controller.stop(1)
+        if self._reporter is not None:
+            self._reporter.stop(1)
         self._lease.stop(end - time.monotonic() - 1)
         self._pool.stop(time.monotonic() + 1)
         self._lease.close()
-        logger.info("Stopped; %d attempts ended here", self.processed)
+        logger.info("Stopped; %d %s ended here", self.processed, "attempt" if self.processed == 1 else "attempts")
         return finished
 
     def _let_end(self, deadline: float) -> bool:
@@ -144,18 +210,31 @@ class Worker:
         return True
 
     def _hand_back_unstarted(self) -> None:
-        flights = self._dispatcher.withdraw()
-        acked = [flight for flight in flights if flight.early and flight.admitted]
-        held = [flight.delivery for flight in flights if not (flight.early and flight.admitted)]
-        try:
-            if held:
-                self._lease.subscription.release(held)
-            if acked:  # forgotten at the broker by now, and not begun
-                self._broker.publish([flight.message for flight in acked])
-        except BrokerError as error:
-            logger.error("%d messages could not be handed back; their lease will run out: %s", len(flights), error)
+        self._dispatcher.hand_back(self._dispatcher.withdraw())
+
+    # -- remote control ----------------------------------------------------------------------------
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "app": self._app, "host": socket.gethostname(), "pid": os.getpid(),
+            "version": __version__, "children": self._children,
+        }  # fmt: skip
+
+    def _resize(self, by: int) -> int:
+        with self._resizing:
+            try:
+                self.resize(self._children + by)
+            except PoolError as error:
+                raise NotSupported(str(error)) from error
+            return self._children
 
     def _fail(self, error: BaseException) -> None:
         logger.critical("The worker can't go on: %s", error)
         self._failure = self._failure or error
         self._wishes.send(Wish.FAILED)
+
+
+def _checked_name(name: str) -> str:
+    if not name.isprintable() or " " in name or len(name) > 200:
+        raise ConfigurationError(f"{name!r:.60} is no name for a worker: up to 200 printable characters, no spaces")
+    return name

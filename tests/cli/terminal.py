@@ -1,10 +1,14 @@
 """The command line as its users have it: real processes, in a folder of their own."""
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastq import FastQ
@@ -33,6 +37,20 @@ def fail(text="no luck"):
 @app.task
 def nap(seconds):
     time.sleep(seconds)
+
+@app.task
+def count(total, gate):
+    from fastq import current_task
+
+    for done in range(1, total + 1):
+        current_task.progress(done, total, "counting\\x1b[31m")
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return total
+
+@app.task(secret=["password"])
+def log_in(user, password):
+    return user
 
 @app.task
 def relay(x):
@@ -65,6 +83,23 @@ def fastq(*arguments: str, folder: Path, settings: Mapping[str, str] | None = No
         command(*arguments), cwd=folder, env=environment(**(settings or {})), stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+def at_terminal(*arguments: str, folder: Path, columns: int) -> list[str]:
+    """Run a command to its end at a terminal without colours, and return the lines that it shows there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with subprocess.Popen(
+        command(*arguments), cwd=folder, env=environment(TERM="dumb"), stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # so a terminal ends that nobody writes to any more
+            while more := os.read(ours, 65_536):
+                shown += more
+        process.wait(60)
+    os.close(ours)
+    return shown.decode().splitlines()
 
 
 def client(folder: Path) -> FastQ:

@@ -202,3 +202,5 @@ def test_a_command_that_there_is_not(folder):
 
 def test_arguments_that_are_missing(folder):
     assert "Missing argument 'ID'" in refuse("result", folder=folder)
+    line = refuse("inspect", folder=folder)
+    assert line.startswith("Error: Missing argument 'QUESTION'. Choose from: active, reserved, scheduled, ")

@@ -134,6 +134,51 @@ def test_the_result_of_a_task_that_failed_exits_with_1(served):
     assert json.loads(fastq("result", id, "--json", folder=served).stdout)["error"]["type"].endswith("ValueError")
 
 
+def test_a_task_is_followed_by_lines_in_a_pipe(served):
+    id = send(served, "shop.count", 3, str(served / "gate-of-lines"))
+    with subprocess.Popen(
+        command("result", id, "--follow"), cwd=served, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(line == "3/3 counting\\x1b[31m\n" for line in lines)
+        (served / "gate-of-lines").touch()
+        rest, _ = process.communicate(timeout=20)
+    assert (rest, process.returncode) == ("3\n", 0)
+
+
+def test_a_task_is_followed_by_a_bar_on_a_terminal(served):
+    (served / "gate-of-bars").touch()
+    id = send(served, "shop.count", 3, str(served / "gate-of-bars"))
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command("result", id, "--follow"), cwd=served, env=environment(TERM="xterm"), stderr=theirs,
+        stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        value, _ = process.communicate(timeout=20)
+    os.close(theirs)
+    shown = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert value == b"3\n"
+    assert "3/3" in shown
+    assert "100%" in shown
+    assert "counting\\x1b[31m" in shown
+
+
+def test_a_task_that_does_not_end_is_followed_until_the_timeout(folder):
+    id = send(folder, "shop.add", 1)
+    ended = fastq("result", id, "--follow", "--timeout", "0.1", folder=folder)
+    assert ended.returncode == 5
+    assert "has not ended within 0.1 s" in ended.stderr
+
+
+def test_secret_arguments_of_a_call_are_not_shown(folder):
+    ended = fastq("call", "shop.log_in", "me", "sesame", "-A", "shop", folder=folder)
+    assert ended.returncode == 0
+    assert "shop.log_in('me', '***')" in ended.stderr
+
+
 def test_the_result_of_a_task_that_nobody_has_heard_of_is_pending_and_exits_with_5(folder):
     id = "0199f3a2-5d4e-7c31-8f6b-2a9d0c1e4b57"
     ended = fastq("result", id, folder=folder)
@@ -155,7 +200,8 @@ def test_status_shows_queues_and_workers(served):
     shown = fastq("status", folder=served).stdout
     rows = [line.split() for line in shown.splitlines()]
     assert ["unserved", "1", "0", "0", "0"] in [row[:5] for row in rows]
-    assert ["shop", about["host"], about["pid"], "2", "default,", "mail"] in [row[:6] for row in rows]
+    assert about["name"] == f"fastq@{about['host']}:{about['pid']}"
+    assert [about["name"], "shop", "2", "default,", "mail"] in [row[:5] for row in rows]
     assert all(line == line.rstrip() for line in shown.splitlines())
 
 
@@ -214,6 +260,14 @@ def test_the_version_says_which_bodies_run_and_why(folder):
     assert shown.endswith("Python bodies: FASTQ_SPEEDUPS=0)\n")
 
 
+@pytest.mark.parametrize(("group", "first"), [("control", "add-consumer"), ("dead", "drop")])
+def test_a_group_of_commands_shows_its_help(folder, group, first):
+    shown = fastq(group, folder=folder)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == fastq(group, "--help", folder=folder).stdout
+    assert f"  {first}" in shown.stdout
+
+
 def test_help_lists_the_commands_and_loads_no_library_of_a_broker(folder):
     assert "worker" in fastq("--help", folder=folder).stdout
     assert fastq(folder=folder).returncode == 0
@@ -222,6 +276,20 @@ def test_help_lists_the_commands_and_loads_no_library_of_a_broker(folder):
         [command()[0], "-c", probe], env=environment(), capture_output=True, text=True, timeout=20, check=True
     )
     assert not {"sqlalchemy", "rich"} & set(ended.stderr.split())
+
+
+def test_commands_for_clients_load_nothing_of_the_worker_s_engine(folder):
+    probe = "import sys; from fastq.cli import main; main(['status']); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run(
+        [command()[0], "-c", probe],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not {"fastq.worker.worker", "fastq.worker.dispatcher", "fastq.pools.prefork"} & set(ended.stderr.split())
 
 
 def test_the_exit_statuses_are_in_the_help_of_the_worker(folder):

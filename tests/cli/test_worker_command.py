@@ -57,7 +57,7 @@ def test_in_a_pipe_a_worker_says_what_it_is_on_one_line_and_then_that_it_is_read
         said = [line for line in started.log.splitlines() if "WAL" not in line]
     assert re.search(
         r"INFO fastq.worker: fastq \S+ worker: app shop, broker sqlite:///fastq.db, .* queues default, "
-        r"pool prefork × 2, 7 tasks, (compiled|Python) bodies: .",
+        r"pool prefork × 2, 9 tasks, (compiled|Python) bodies: .",
         said[0],
     )
     assert said[1].endswith("INFO fastq.worker: Ready")
@@ -83,7 +83,7 @@ def test_at_a_terminal_a_worker_shows_a_panel(folder):
     assert rows["app"] == "shop"
     assert rows["queues"] == "default, mail"
     assert rows["pool"] == "prefork × 1"
-    assert rows["tasks"].startswith("shop.add, shop.fail")
+    assert rows["tasks"].startswith("shop.add, shop.count, shop.fail")
     assert all(len(line) <= 90 for line in text.splitlines() if "│" in line)
 
 
@@ -212,6 +212,22 @@ def test_a_worker_that_is_asked_to_stop_while_its_app_is_imported_leaves_nothing
     assert process.returncode == 0
     assert b"Stopped before it was ready" in said
     assert not alive(template)
+
+
+def test_a_worker_that_stops_before_it_is_ready_may_be_asked_again_and_again(folder):
+    (folder / "slow.py").write_text("open('importing', 'w').close()\nimport time\ntime.sleep(600)")
+    process = subprocess.Popen(
+        command("worker", "-A", "slow:app"), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    eventually((folder / "importing").exists)
+    process.send_signal(signal.SIGINT)
+    assert any("Stopped before it was ready" in line for line in iter(process.stderr.readline, ""))
+    with process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        assert (process.returncode, process.stderr.read()) == (0, "")
 
 
 def test_an_app_that_raises_on_import_ends_the_worker_with_its_traceback_and_3(folder):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from fastq.backend import Backend
 from fastq.backends import open_backend
 from fastq.backends.memory import MemoryBackend
 from fastq.systems.memory import MemorySystem
@@ -40,3 +41,10 @@ class TestSqliteBackendWithoutBells(TestSqliteBackend):
     @pytest.fixture(autouse=True)
     def no_pipes(self, monkeypatch):
         monkeypatch.delattr("os.mkfifo")
+
+
+class TestBackendWithoutAWatchOfItsOwn(TestMemoryBackend):
+    @pytest.fixture
+    def backend(self, clock, monkeypatch):
+        monkeypatch.setattr(MemoryBackend, "watch", Backend.watch)
+        return MemoryBackend(system=MemorySystem(clock.now_us), expires_s=self.expires_s)

@@ -23,6 +23,7 @@ from fastq.testing.clocks import FakeClock
 
 LEASE_S = 30.0
 QUEUES = ("a", "b")
+SERVED = ((), ("a",), ("b",), QUEUES, ("b", "a", "b"))
 
 
 @dataclass
@@ -53,6 +54,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.broker = self.open()
         self.messages: dict[int, Modelled] = {}
         self.leases: dict[str, int] = {}
+        self.served: dict[str, tuple[str, ...]] = {}
         self.number = 0
 
     def open(self):
@@ -75,7 +77,13 @@ class BrokerMachine(RuleBasedStateMachine):
     def subscribe(self) -> Subscription:
         subscription = self.broker.subscribe(QUEUES, LEASE_S, {})
         self.leases[subscription.owner] = self.clock.now_us() + round(LEASE_S * 1e6)
+        self.served[subscription.owner] = QUEUES
         return subscription
+
+    @rule(subscription=subscriptions, queues=st.sampled_from(SERVED))
+    def serve(self, subscription: Subscription, queues: tuple[str, ...]) -> None:
+        subscription.serve(queues)
+        self.served[subscription.owner] = queues
 
     @rule(target=deliveries, subscription=subscriptions, limit=st.integers(1, 4), begins=st.booleans())
     def fetch(self, subscription: Subscription, limit: int, begins: bool):
@@ -84,10 +92,12 @@ class BrokerMachine(RuleBasedStateMachine):
                 subscription.fetch(limit, time.monotonic())
             return (subscription, [])
         fetched = subscription.fetch(limit, time.monotonic())
-        if not self.ready():
+        queues = self.served[subscription.owner]
+        if not self.ready(*queues):
             self.sweep(subscription.owner)
-        assert len(fetched) == min(limit, len(self.ready()))
-        for queue in QUEUES:
+        assert len(fetched) == min(limit, len(self.ready(*queues)))
+        assert {delivery.queue for delivery in fetched} <= {*queues}
+        for queue in queues:
             numbers = [number_of(delivery) for delivery in fetched if delivery.queue == queue]
             assert numbers == [it.number for it in self.ready(queue)][: len(numbers)]
         for delivery in fetched:
@@ -166,12 +176,12 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # -- the model -------------------------------------------------------------------------------------
 
-    def waiting(self, queue: str = "") -> list[Modelled]:
-        return [it for it in self.messages.values() if not it.owner and not it.dead and it.queue in (queue or QUEUES)]
+    def waiting(self, *queues: str) -> list[Modelled]:
+        return [it for it in self.messages.values() if not it.owner and not it.dead and it.queue in queues]
 
-    def ready(self, queue: str = "") -> list[Modelled]:
+    def ready(self, *queues: str) -> list[Modelled]:
         now = self.clock.now_us()
-        return sorted((it for it in self.waiting(queue) if it.due <= now), key=lambda it: it.place)
+        return sorted((it for it in self.waiting(*queues) if it.due <= now), key=lambda it: it.place)
 
     def held_by(self, owner: str) -> list[Modelled]:
         return [it for it in self.messages.values() if it.owner == owner]

@@ -21,7 +21,7 @@ def storm(host: Host, ledger: Ledger, *, tasks: int, seconds: float, every: floa
     dice = random.Random(seed)
     for _ in range(2):
         host.start_worker()
-    eventually(lambda: len(host.pool_children()) == 4)
+    eventually(lambda: len(host.pool_children()) == 6)  # two, and one with a loop, each
     pause = seconds * 4 * 0.6 / tasks  # the work lasts through most of the storm
     result = TaskSet(basic.noted.s(pause) for _ in range(tasks)).apply_async()
     killed: set[int] = set()

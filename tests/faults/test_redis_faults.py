@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 
@@ -20,6 +19,7 @@ from fastq.systems import redis_scripts
 from fastq.testing.backends import success
 from fastq.testing.broker_case import at_once, bodies, call, numbered, soon
 from tests.conftest import require_service
+from tests.proxy import Proxy
 from tests.redis_server import RedisServer, free_port, has_redis
 
 
@@ -176,56 +176,6 @@ def test_a_server_that_hangs_is_given_up_in_time(server):
 
 
 # -- answers that are lost ----------------------------------------------------------------------------
-
-
-class Proxy:
-    """Between a client and its server; cuts the line before an answer once it was told to."""
-
-    def __init__(self, port: int) -> None:
-        self.cuts = 0
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._sockets = [self._listener]
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            self._sockets += [client, server]
-            for pair in ((client, server, False), (server, client, True)):
-                self._threads.append(threading.Thread(target=self._pump, args=pair))
-                self._threads[-1].start()
-
-    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
-        try:
-            while data := source.recv(65536):
-                if answers and self.cuts:
-                    self.cuts -= 1
-                    break
-                target.sendall(data)
-        except OSError:
-            pass
-        for end in (source, target):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        for each in self._sockets:
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            each.close()
-        for thread in self._threads:
-            thread.join()
 
 
 @pytest.fixture

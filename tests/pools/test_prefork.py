@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from fastq import _speedups
-from fastq.errors import AppImportError
-from fastq.outcome import Outcome
+from fastq.errors import AppImportError, PoolError
+from fastq.failure import Failure
+from fastq.message import Message
+from fastq.outcome import Outcome, State
+from fastq.pool import Ended, Manifest
 from fastq.pools.brake import Brake
-from fastq.pools.prefork import PreforkPool
+from fastq.pools.lane import Lane
+from fastq.pools.prefork import PreforkPool, _plans
 from fastq.pools.template_process import describe
 from fastq.testing import sample
 from fastq.testing.pools import frame
@@ -68,8 +72,6 @@ from fastq.pools.prefork import PreforkPool
 pool = PreforkPool("fastq.testing.sample:app")
 pool.load()
 pool.start(2)
-while len(pool._pids) < 2:
-    pool.collect(time.monotonic() + 0.1)
 print("up", flush=True)
 time.sleep(60)
 """
@@ -98,6 +100,107 @@ def test_children_do_not_outlive_a_killed_template() -> None:
         parent.kill()
 
 
+@pytest.mark.parametrize("working", [True, False])
+def test_a_pool_gives_up_a_template_that_dies_again_and_again_before_anything_has_ended(working: bool) -> None:
+    pool = PreforkPool("fastq.testing.sample:app")
+    pool.load()
+    pool.start(1)
+
+    def lose_a_template() -> None:
+        template = pool._template
+        assert template is not None
+        os.kill(template._process.pid, signal.SIGKILL)
+        while pool._template is template:
+            pool.collect(None)
+
+    try:
+        for ticket in range(1, 7):
+            if not working and ticket == 6:
+                with pytest.raises(PoolError, match="died 6 times in a row"):
+                    lose_a_template()
+                return
+            lose_a_template()
+            if working:
+                assert pool.submit(ticket, frame(sample.echo, ticket))
+                eventually(lambda: pool.collect(time.monotonic() + 0.1), 30)
+    finally:
+        pool.stop(time.monotonic() + 1)
+
+
+_CROWDED = """
+import os
+from fastq.testing.sample import app
+
+def fork(fork=os.fork, refusals=iter(range(4))):
+    if next(refusals, None) is not None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+
+os.fork = fork
+"""
+
+
+@pytest.mark.parametrize("kind", ["prefork", "threads"])
+def test_a_fork_that_fails_is_tried_again_and_costs_nothing_else(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "crowded.py").write_text(_CROWDED)
+    pool = PreforkPool("crowded", folder=str(tmp_path), overrides={"pool": kind})
+    pool.load()
+    pool.start(1)
+    try:
+        assert pool.submit(1, frame(sample.echo, 7))
+        ended: list[Ended] = []
+        give_up = time.monotonic() + 30
+        while not ended:
+            ended = pool.collect(give_up)
+            assert time.monotonic() < give_up
+        assert [(each.ticket, Outcome.decode(each.outcome).body) for each in ended] == [(1, b"7")]
+        assert pool._template_deaths == 0
+    finally:
+        pool.stop(time.monotonic() + 1)
+
+
+_CRAMPED = """
+import resource
+from fastq import FastQ
+
+app = FastQ("cramped", broker="memory://")
+
+@app.task
+def much():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return "x" * 10_000_000
+
+@app.task
+async def much_later():
+    return much()
+"""
+
+
+@pytest.mark.parametrize("kind", ["prefork", "threads", "asyncio"])
+@pytest.mark.parametrize("task", ["much", "much_later"])
+def test_an_outcome_for_which_there_is_no_room_is_a_failure_and_costs_no_child(
+    kind: str, task: str, tmp_path: Path
+) -> None:
+    (tmp_path / "cramped.py").write_text(_CRAMPED)
+    message = Message(_speedups.new_id(), f"cramped.{task}", "default", b"[[],{}]")
+    pool = PreforkPool("cramped", folder=str(tmp_path), overrides={"pool": kind})
+    pool.load()
+    pool.start(1)
+    try:
+        assert pool.submit(1, message.encode(), lane=len(pool.lanes) - 1 if task == "much_later" else 0)
+        ended: list[Ended] = []
+        give_up = time.monotonic() + 30
+        while not ended:
+            ended = pool.collect(give_up)
+            assert time.monotonic() < give_up
+        (end,) = ended
+        outcome = Outcome.decode(end.outcome)
+        assert (end.death, outcome.id, outcome.state) == ("", message.id, State.FAILURE)
+        assert "for which there is no room" in Failure.decode(outcome.body).message
+    finally:
+        pool.stop(time.monotonic() + 1)
+
+
 @pytest.mark.skipif(_speedups.body != "c", reason="only the compiled channel has memory that a child could damage")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_pool_whose_shared_memory_was_damaged_begins_afresh_and_loses_nothing(seed: int) -> None:
@@ -106,8 +209,7 @@ def test_a_pool_whose_shared_memory_was_damaged_begins_afresh_and_loses_nothing(
     pool.load()
     pool.start(2)
     try:
-        assert pool._channel is not None
-        region = pool._channel.fds()[0]
+        region = pool._lanes[0].channel.fds()[0]
         frames = {ticket: frame(sample.echo, ticket) for ticket in range(1, 1001)}
         left, ended, give_up = list(frames.items()), [], time.monotonic() + 30
         while len(ended) < len(frames):
@@ -120,3 +222,14 @@ def test_a_pool_whose_shared_memory_was_damaged_begins_afresh_and_loses_nothing(
         assert all(each.death or Outcome.decode(each.outcome).body == b"%d" % each.ticket for each in ended)
     finally:
         pool.stop(time.monotonic())
+
+
+@pytest.mark.parametrize(("kind", "children"), [("prefork", 4095), ("threads", 1023), ("asyncio", 1000)])
+def test_a_pool_has_as_many_seats_as_a_channel_can_have_and_says_what_is_too_many(kind: str, children: int) -> None:
+    settings = {"pool": kind, "async_concurrency": 100, "autoscale_max": 0}
+    for number in (children, 1):
+        (plan,) = _plans(Manifest("app", settings), number, 2000)
+        assert plan.most >= number
+        Lane(0, plan, lambda order: None).channel.close()
+    with pytest.raises(PoolError, match="4095"):
+        Lane(0, _plans(Manifest("app", settings), 4096, 2000)[0], lambda order: None)

@@ -41,14 +41,16 @@ class Storm:
         self.again: list[int] = []
         self.stopped: set[int] = set()
 
-    def run(self, seconds: float, harm: Callable[[], None]) -> None:
+    def run(self, harm: Callable[[], None], *, times: int = 1, seconds: float = 0) -> None:
+        """Do harm at least so many times and for so long, and settle what is out."""
         end = next_harm = self.settled_at = time.monotonic()
         end += seconds
-        while self.out or time.monotonic() < end:
-            if time.monotonic() < end:
+        while self.out or times > 0 or time.monotonic() < end:
+            if times > 0 or time.monotonic() < end:
                 self.put_some()
                 if time.monotonic() >= next_harm:
                     harm()
+                    times -= 1
                     next_harm = time.monotonic() + self.random.random() * 0.006
             else:
                 self.go_on()
@@ -112,15 +114,15 @@ class Storm:
 
 def test_killed_children_leave_every_ticket_ended_once_or_in_doubt(crew: CrewMaker) -> None:
     storm = Storm(crew(3, 200), seed=1)
-    storm.run(3, storm.kill)
-    assert storm.deaths > 20
+    storm.run(storm.kill, times=100)
+    assert storm.deaths == 100
 
 
 def test_stopped_children_hold_up_nobody_else(crew: CrewMaker) -> None:
     storm = Storm(crew(3, 200), seed=2)
     if isinstance(storm.crew.channel, channel_py.Channel):
         pytest.skip("a child of the Python body that is stopped with the lock does: its docstring says so")
-    storm.run(3, storm.stop_or_go_on)
+    storm.run(storm.stop_or_go_on, times=300)
 
 
 @pytest.mark.soak
@@ -128,7 +130,7 @@ def test_stopped_children_hold_up_nobody_else(crew: CrewMaker) -> None:
 @pytest.mark.parametrize("seed", [11, 12])
 def test_a_minute_of_kills(crew: CrewMaker, seed: int) -> None:
     storm = Storm(crew(4, 500), seed)
-    storm.run(60, storm.kill)
+    storm.run(storm.kill, seconds=60)
 
 
 @pytest.mark.soak
@@ -137,7 +139,7 @@ def test_a_minute_of_stops_and_kills(crew: CrewMaker) -> None:
     storm = Storm(crew(4, 500), seed=13)
     if isinstance(storm.crew.channel, channel_py.Channel):
         pytest.skip("a child of the Python body that is stopped with the lock does: its docstring says so")
-    storm.run(60, lambda: storm.random.choice([storm.kill, storm.stop_or_go_on, storm.stop_or_go_on])())
+    storm.run(lambda: storm.random.choice([storm.kill, storm.stop_or_go_on, storm.stop_or_go_on])(), seconds=60)
 
 
 def test_a_sleeper_that_is_stopped_when_it_is_woken_does_not_keep_the_payload_waiting(crew: CrewMaker) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from .amqp_bodies import link_class
 from .crew import body
 
 TELL = (
@@ -57,3 +58,34 @@ def test_it_is_all_or_nothing() -> None:
 @pytest.mark.parametrize("wish", ["2", "yes"])
 def test_another_wish_is_refused(wish: str) -> None:
     assert "it takes 0 (Python), 1 (compiled) or nothing" in told(wish).stderr
+
+
+AMQP = "from fastq import _speedups as s; print(s.body, *s.amqp_body(), s.AmqpLink.__module__, sep='|')"
+HIDE_AMQP = "import sys; sys.modules['fastq._speedups.amqp_c'] = None; "
+
+
+def test_nought_refuses_the_compiled_amqp_link_too() -> None:
+    assert told("0", AMQP).stdout == "python|python|FASTQ_SPEEDUPS=0|fastq._speedups.amqp_py\n"
+
+
+@pytest.mark.parametrize("wish", ["1", ""])
+def test_the_compiled_amqp_link_is_used_where_it_is(wish: str) -> None:
+    body("c", "channel")
+    link_class("c")
+    assert told(wish, AMQP).stdout == "c|c|it is built|fastq._speedups.amqp_c\n"
+
+
+@pytest.mark.parametrize("wish", ["1", ""])
+def test_an_amqp_link_that_is_not_built_leaves_the_others_compiled(wish: str) -> None:
+    body("c", "channel")
+    answer = told(wish, HIDE_AMQP + AMQP).stdout
+    assert answer.startswith("c|python|the one on rabbitmq-c can't be loaded: ")
+    assert answer.endswith("|fastq._speedups.amqp_py\n")
+
+
+def test_the_version_says_so_where_amqp_has_another_body_than_the_rest() -> None:
+    body("c", "channel")
+    link_class("c")
+    version = "from fastq.cli import main; main(['--version'])"
+    assert "AMQP" not in told("1", version).stdout
+    assert "; for AMQP the Python body: the one on rabbitmq-c can't be loaded" in told("1", HIDE_AMQP + version).stdout

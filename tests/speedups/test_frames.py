@@ -62,6 +62,41 @@ def test_the_frame_of_an_end_is_what_the_protocol_says(frames: ModuleType) -> No
     )
 
 
+def test_a_glance_at_a_call_shows_what_is_run_and_how(frames: ModuleType) -> None:
+    plain = frames.pack_call(*CALL[:-1], b"")
+    assert frames.glance_call(plain) == ("shop.add", 1, 0, b"[[4,4],{}]")
+    assert frames.glance_call(frames.pack_call(*CALL)) is None, "there are extras to be read"
+
+
+def test_a_glance_and_an_answer_leave_alone_what_they_do_not_return(frames: ModuleType) -> None:
+    odd_queue = frames_py.pack_call(*CALL[:-1], b"").replace(b"default", b"defa\xfflt")
+    assert frames.glance_call(odd_queue) == ("shop.add", 1, 0, b"[[4,4],{}]")
+    assert frames.unpack_end(frames.pack_answer(odd_queue, 3, 1, b"8", 10, 20))[:3] == (b"i" * 16, 3, 1)
+    with pytest.raises(ValueError, match="utf-8"):
+        frames.glance_call(odd_queue.replace(b"shop", b"sh\xffp"))
+
+
+@given(calls)
+def test_an_answer_is_the_end_of_the_call_that_it_answers(call: tuple[Any, ...]) -> None:
+    frame = frames_py.pack_call(*call)
+    expected = frames_py.pack_end(call[0], 3, call[11], 1, "", b"8", b"", 10, 20, 0)
+    for frames in (frames_py, body("c", "frames")):
+        assert frames.pack_answer(frame, 3, 1, b"8", 10, 20) == expected
+
+
+@pytest.mark.parametrize("kept", [0, 71, 72, 80])
+def test_what_is_no_call_is_neither_glanced_at_nor_answered(frames: ModuleType, kept: int) -> None:
+    cut = frames_py.pack_call(*CALL)[:kept]
+    with pytest.raises(ValueError, match="bytes"):
+        frames.glance_call(cut)
+    with pytest.raises(ValueError, match="bytes"):
+        frames.pack_answer(cut, 3, 1, b"8", 10, 20)
+    with pytest.raises(ValueError, match="does not fit"):
+        frames.pack_answer(frames_py.pack_call(*CALL), 256, 1, b"8", 10, 20)
+    with pytest.raises(ValueError, match="does not fit"):
+        frames.pack_answer(frames_py.pack_call(*CALL), 3, 1, b"8", -1, 20)
+
+
 @pytest.mark.parametrize("kept", range(len(frames_py.pack_call(*CALL))))
 def test_a_call_cut_anywhere_is_refused(frames: ModuleType, kept: int) -> None:
     with pytest.raises(ValueError, match=r"bytes, (not|the frame has) \d+$"):
@@ -162,7 +197,8 @@ def answer(unpack: Callable[[bytes], Any], frame: bytes) -> Any:
 @example(b"", 0, True)
 def test_both_bodies_say_the_same_of_rubbish(rubbish: bytes, at: int, whole: bool) -> None:
     compiled = body("c", "frames")
-    for unpack, frame in (("unpack_call", frames_py.pack_call(*CALL)), ("unpack_end", frames_py.pack_end(*END))):
+    call = frames_py.pack_call(*CALL)
+    for unpack, frame in (("unpack_call", call), ("glance_call", call), ("unpack_end", frames_py.pack_end(*END))):
         damaged = rubbish if whole else frame[:at] + rubbish[:4] + frame[at + 4 :]
         assert answer(getattr(compiled, unpack), damaged) == answer(getattr(frames_py, unpack), damaged)
 

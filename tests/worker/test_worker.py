@@ -15,7 +15,7 @@ from fastq import FastQ, State, TaskSet
 from fastq.broker import QueueInfo
 from fastq.errors import DeadLettered, RemoteError, TaskLost, TaskRevoked
 from fastq.testing.workers import RunningWorker, running_worker
-from fastq.worker.worker import ExitCode
+from fastq.worker.exiting import ExitCode
 from tests.apps import basic
 from tests.ledger import Ledger, alive, eventually
 
@@ -178,7 +178,7 @@ def test_a_task_whose_child_dies_runs_again_and_is_given_up_in_the_end(
     app: FastQ, ledger: Ledger, start: Start
 ) -> None:
     result = basic.kill_self.delay()
-    with start(max_deliveries=3), pytest.raises(DeadLettered, match="SIGKILL, for the 3. time"):
+    with start(max_deliveries=3), pytest.raises(DeadLettered, match="SIGKILL: crash 3 of 3"):
         result.get(20)
     assert ledger.starts() == {result.id: 3}
     assert len(app.broker.dead_letters("default", 10)) == 1

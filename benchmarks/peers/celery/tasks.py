@@ -6,9 +6,9 @@ import time
 from celery import Celery
 
 from benchmarks.peers import tally
-from benchmarks.peers.peer import BIN, KEEP, RESULT_S, URL, VARIANT, Peer
+from benchmarks.peers.peer import BIN, BROKER, KEEP, RESULT_S, URL, VARIANT, Peer
 
-app = Celery("bench", broker=URL, backend=URL if KEEP else None)
+app = Celery("bench", broker=BROKER, backend=URL if KEEP else None)
 app.conf.update(
     # The same durability as the others': a message is given up when its task has ended, also by a killed child.
     task_acks_late=True,

@@ -4,14 +4,15 @@
 import time
 
 import dramatiq
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 from benchmarks.peers import tally
-from benchmarks.peers.peer import BIN, KEEP, RESULT_S, URL, Peer
+from benchmarks.peers.peer import BIN, BROKER, KEEP, RESULT_S, URL, Peer
 
-broker = RedisBroker(url=URL)
+broker = RedisBroker(url=URL) if BROKER == URL else RabbitmqBroker(url=BROKER)
 if KEEP:
     broker.add_middleware(Results(backend=RedisBackend(url=URL), store_results=True, result_ttl=RESULT_S * 1000))
 dramatiq.set_broker(broker)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.peers import tally
-from benchmarks.peers.peer import KEEP, URL, Peer
+from benchmarks.peers.peer import BROKER, KEEP, URL, VARIANT, Peer
 from fastq import AsyncResult, FastQ, Task
 
-app = FastQ("bench", broker=URL, ignore_result=not KEEP)
+BROKERS = {"classic": f"{BROKER}?queue_type=classic", "classic rpc": f"{BROKER}?queue_type=classic"}
+BACKENDS = {"classic rpc": BROKER.replace("amqp://", "rpc://")}
+app = FastQ("bench", broker=BROKERS.get(VARIANT, BROKER), backend=BACKENDS.get(VARIANT, URL), ignore_result=not KEEP)
 ROOT = Path(__file__).parents[3]
 
 
@@ -68,10 +70,7 @@ class Adapter(Peer):
         return self.tasks[task].delay(argument)
 
     def send_many(self, task: str, arguments: Sequence[Any]) -> AsyncResult[Any]:
-        found = self.tasks[task]
-        messages = [found._call((argument,), None).message(app.settings) for argument in arguments]
-        app.broker.publish(messages)
-        return AsyncResult(messages[-1].uuid, app, ignored=not KEEP)
+        return self.tasks[task].map(arguments)[-1]
 
     def wait(self, handle: Any, timeout_s: float) -> Any:
         return handle.get(timeout_s)

@@ -4,12 +4,17 @@
 import asyncio
 
 from taskiq.serializers import ORJSONSerializer
+from taskiq_aio_pika import AioPikaBroker
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
 from benchmarks.peers import tally
-from benchmarks.peers.peer import BIN, KEEP, RESULT_S, URL, VARIANT, AsyncPeer
+from benchmarks.peers.peer import BIN, BROKER, KEEP, RESULT_S, URL, VARIANT, AsyncPeer
 
-broker = (ListQueueBroker if VARIANT == "list" else RedisStreamBroker)(url=URL).with_serializer(ORJSONSerializer())
+if BROKER == URL:
+    broker = (ListQueueBroker if VARIANT == "list" else RedisStreamBroker)(url=URL)
+else:
+    broker = AioPikaBroker(url=BROKER)
+broker = broker.with_serializer(ORJSONSerializer())
 if KEEP:
     broker = broker.with_result_backend(RedisAsyncResultBackend(redis_url=URL, result_ex_time=RESULT_S))
 

@@ -1,0 +1,1 @@
+"""BullMQ, for Node.js, as a contender."""

@@ -1,0 +1,1 @@
+"""Sidekiq, for Ruby, as a contender."""
