@@ -32,11 +32,18 @@ lint: setup  ## Check style and types
 test: lint  ## Check style and types, and run the tests, with the Python bodies and the compiled ones at once
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-python test-compiled
 
+# What fails runs once more, after all the rest and with its whole first failure printed: on a loaded machine a process
+# may be slower than any patience. A test that needs its second run is a defect, and is to be mended.
+define run-tests
+$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(1) $(TESTS) || { test $$? -eq 1 && echo "Once more, what failed:" && \
+	$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(1) --last-failed --last-failed-no-failures none $(TESTS); }
+endef
+
 test-python: setup
-	FASTQ_SPEEDUPS=0 $(BIN)/python -m pytest $(TESTS)
+	export FASTQ_SPEEDUPS=0; $(call run-tests,python)
 
 test-compiled: setup
-	@if $(COMPILED); then set -x; FASTQ_SPEEDUPS=1 $(BIN)/python -m pytest $(TESTS); \
+	@if $(COMPILED); then export FASTQ_SPEEDUPS=1; $(call run-tests,compiled); \
 	else echo "The compiled bodies are not built here: the tests ran with the Python bodies alone."; fi
 
 services:  ## Start the servers that tests use, installing Debian's packages of what is missing

@@ -24,12 +24,12 @@ class Measure:
 class Sizes:
     """How long things take. `seconds` is what one drain is sized for, by the contender's own speed."""
 
-    seconds: float = 3.0
+    seconds: float = 1.5
     trips: int = 200
-    idle_s: float = 3.0
-    mixed_s: float = 12.0
-    mixed_runs: int = 3
-    recovery_s: float = 90.0
+    idle_s: float = 2.0
+    mixed_s: float = 8.0
+    mixed_runs: int = 2
+    recovery_s: float = 40.0
     recovery_runs: int = 1
     floor_s: float = 1.0
 

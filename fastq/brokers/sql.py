@@ -152,8 +152,8 @@ class SqlSubscription(Subscription):
     def _claim(self, limit: int) -> tuple[list[Delivery], float]:
         """Return what could be leased, or else for how many seconds there can be nothing unless a bell rings."""
         freed = 0
-        queues = self._turns.take()
         with self._system.write(BrokerUnavailable, durable=False) as connection:
+            queues = self._turns.take()  # in the turn to write: a message published after `serve` finds it obeyed
             now = self._system.now()
             ahead = sql_messages.look(connection, self.lease)
             if ahead is None:
