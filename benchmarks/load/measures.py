@@ -31,10 +31,12 @@ class Sizes:
     mixed_runs: int = 2
     recovery_s: float = 40.0
     recovery_runs: int = 1
+    members: int = 10_000
+    chord_s: float = 120.0
     floor_s: float = 1.0
 
 
-QUICK = Sizes(seconds=0.7, trips=50, idle_s=1.0, mixed_s=4.0, mixed_runs=1, recovery_s=10.0, floor_s=0.3)
+QUICK = Sizes(seconds=0.7, trips=50, idle_s=1.0, mixed_s=4.0, mixed_runs=1, recovery_s=10.0, members=500, floor_s=0.3)
 
 CHILDREN = 2
 MOST = 200_000
@@ -79,6 +81,17 @@ MEASURES = (
         more_is_better=False,
     ),
     Measure("short_p50", "Wait of short tasks beside long ones, p50", "ms", "The median of the same.", False),
+    Measure(
+        "chord", "A chord of 10,000", "s",
+        "10,000 no-ops, and a task that is given all their values when the last has ended; from before the chord is "
+        "sent until the value of that task is there, on a worker that has run a chord of a hundred.",
+        more_is_better=False,
+    ),
+    Measure(
+        "chord_lag", "From a chord's last member to its callback", "ms",
+        "How long after the body of the last of the 10,000 members the body of the callback begins.",
+        more_is_better=False,
+    ),
     Measure(
         "boot", "Boot to first task", "s",
         "One call waits in the queue; from the start of the worker's process until the call has run. Files are in "
@@ -140,6 +153,16 @@ def unkept(contender: Contender, sizes: Sizes) -> Found:
     return {"drain_unkept": filled_and_drained(contender, "same", 7, warm(contender, sizes))[1]}
 
 
+def chorded(contender: Contender, sizes: Sizes) -> Found:
+    """Measure a chord."""
+    contender.start(CHILDREN)
+    if isinstance(first := contender.chord(100, 20), str):
+        return dict.fromkeys(("chord", "chord_lag"), first)
+    found = contender.chord(sizes.members, sizes.chord_s)
+    assert not isinstance(found, str)
+    return {"chord": found["seconds"], "chord_lag": found["lag_s"] * 1e3}
+
+
 def mixed(contender: Contender, sizes: Sizes) -> Found:
     """Measure how long short tasks wait beside long ones."""
     contender.start(4)
@@ -173,6 +196,7 @@ class Session:
 SESSIONS = (
     Session(kept, ("drain", "drain_large", "bulk", "single", "trip_p50", "trip_p99", "boot", "memory", "idle_cpu")),
     Session(unkept, ("drain_unkept",), keep=False),
+    Session(chorded, ("chord", "chord_lag")),
     Session(mixed, ("short_p50", "short_p99"), runs=lambda runs, sizes: min(runs, sizes.mixed_runs)),
     Session(recovery, ("recover_child",), kills=True, runs=lambda runs, sizes: min(runs, sizes.recovery_runs)),
     Session(

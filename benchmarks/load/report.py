@@ -242,12 +242,13 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
     except ImportError:
         return []
     matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "fastq", "font.size": 9})
     from matplotlib import pyplot  # type: ignore[import-not-found, unused-ignore]
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for measure in MEASURES:
-        if measure.key not in ("drain", "bulk", "single", "trip_p50", "memory", "boot", "short_p99"):
+        if measure.key not in ("drain", "bulk", "single", "trip_p50", "memory", "boot", "short_p99", "chord"):
             continue
         names = [row.name for row in rows(results, measure) if row.runs][::-1]
         if not names:
@@ -259,13 +260,17 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
             [max(each) - median for median, each in zip(medians, values, strict=True)],
         ]
         figure, axes = pyplot.subplots(figsize=(7, 0.35 * len(names) + 1))
-        colours = ["#c0392b" if name in results.ours else "#7f8c8d" for name in names]
-        axes.barh(names, medians, xerr=errors, color=colours, capsize=2)
+        colours = ["#c0392b" if name in results.ours else "#a9b4b8" for name in names]
+        bars = axes.barh(names, medians, xerr=errors, color=colours, capsize=2, error_kw={"elinewidth": 0.8})
+        axes.bar_label(bars, [shown(median) for median in medians], padding=6)
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter("{x:,g}")
         axes.set_title(f"{measure.title} ({measure.unit}; {'more' if measure.more_is_better else 'less'} is better)")
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
         figure.tight_layout()
         for kind in ("svg", "png"):
-            figure.savefig(folder / f"{measure.key}.{kind}")
+            figure.savefig(folder / f"{measure.key}.{kind}", metadata={"Date": None} if kind == "svg" else None)
         pyplot.close(figure)
         written.append(folder / f"{measure.key}.svg")
     return written

@@ -154,6 +154,22 @@ class Driver:
     def round_trips(self, count: int, limit_s: float) -> list[float]:
         return self.peer.round_trips(count, limit_s)
 
+    def chord(self, count: int, limit_s: float) -> dict[str, float] | str:
+        """Send a chord and wait for its value; return the seconds from before its sending, and how long after its last
+        member it was that the callback was begun."""
+        tally.forget_notes()
+        before = tally.count()
+        began = time.monotonic()
+        try:
+            handle = self.peer.chord(count)
+        except NotImplementedError:
+            return "has no chords"
+        gathered = self.peer.wait(handle, limit_s)
+        took = time.monotonic() - began
+        if gathered != count or tally.count() - before != count + 1:
+            raise RuntimeError(f"{gathered} values were gathered, and {tally.count() - before} tasks have run")
+        return {"seconds": took, "lag_s": tally.notes("gathered")[0]}
+
     def idle(self, seconds: float) -> dict[str, float]:
         """Return the memory of the worker's processes, their number, and the CPU that they use without work."""
         pids = [os.getpid(), *self.everyone()] if self.stop_inside is not None else self.everyone()

@@ -1,12 +1,14 @@
 """What an adapter says about its contender: how the worker is started, how tasks are sent, how one waits.
 
-An adapter is the module ``benchmarks.peers.NAME.tasks``, and its class `Adapter`. It declares four tasks:
+An adapter is the module ``benchmarks.peers.NAME.tasks``, and its class `Adapter`. It declares four tasks, or six:
 
 * ``same(value)`` counts a run and returns its argument: the no-op;
 * ``size(text)`` counts a run and returns a length: the task with a large argument;
 * ``late(sent)`` notes how long it waited;
 * ``nap(seconds)`` notes its beginning, sleeps, and notes its end. In a worker that runs on an event loop it is
-  a coroutine that sleeps there, which is kind to that worker: nobody would block the loop.
+  a coroutine that sleeps there, which is kind to that worker: nobody would block the loop;
+* ``member(value)`` and ``gather(values)``, where there are chords, are what `Peer.chord` is made of: the one notes when it
+  ran and returns its argument, the other notes how many values it got.
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ class Peer:
 
     def wait(self, handle: Any, timeout_s: float) -> Any:
         """Return the result of a call."""
+        raise NotImplementedError
+
+    def chord(self, count: int) -> Any:
+        """Enqueue a chord: `count` members, and what gathers their values; return the handle of that."""
         raise NotImplementedError
 
     def send_many(self, task: str, arguments: Sequence[Any]) -> Any:

@@ -17,24 +17,44 @@ from threading import get_ident
 SLOTS = 4096
 FOLDER = Path(os.environ["BENCH_FOLDER"])
 
-_counts = FOLDER / "counts"
+_counts, _times = FOLDER / "counts", FOLDER / "times"
 _log = os.open(FOLDER / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-if not _counts.exists():
-    _counts.write_bytes(bytes(8 * SLOTS))
+for _path in (_counts, _times):
+    if not _path.exists():
+        _path.write_bytes(bytes(8 * SLOTS))
 with _counts.open("r+b") as _file:
     _slots = memoryview(mmap.mmap(_file.fileno(), 8 * SLOTS)).cast("Q")
+with _times.open("r+b") as _file:
+    _latest = memoryview(mmap.mmap(_file.fileno(), 8 * SLOTS)).cast("d")
 
 
 _mine: dict[int, int] = {}  # this process's threads, and their slots
 os.register_at_fork(after_in_child=_mine.clear)
 
 
-def ran() -> None:
-    """Count one run."""
+def _slot() -> int:
     thread = get_ident()
     if thread not in _mine:
         _mine[thread] = threading.get_native_id() % SLOTS
-    _slots[_mine[thread]] += 1
+    return _mine[thread]
+
+
+def ran() -> None:
+    """Count one run."""
+    _slots[_slot()] += 1
+
+
+def ran_now() -> None:
+    """Count one run, and note that it was the latest of its thread."""
+    _latest[_slot()] = time.monotonic()
+    ran()
+
+
+def gathered(values: int) -> None:
+    """Note that what follows so many tasks was begun, and how long after the latest of them; count it."""
+    now = time.monotonic()
+    os.write(_log, f"gathered {now - max(_latest)} {values}\n".encode())
+    ran()
 
 
 def began() -> None:

@@ -3,7 +3,7 @@
 
 import time
 
-from celery import Celery
+from celery import Celery, chord
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import BIN, BROKER, KEEP, RESULT_S, URL, VARIANT, Peer
@@ -46,6 +46,18 @@ def nap(seconds):
     tally.ended()
 
 
+@app.task
+def member(value):
+    tally.ran_now()
+    return value
+
+
+@app.task
+def gather(values):
+    tally.gathered(len(values))
+    return len(values)
+
+
 class Adapter(Peer):
     tasks = {"same": same, "size": size, "late": late, "nap": nap}  # noqa: RUF012
 
@@ -66,6 +78,9 @@ class Adapter(Peer):
         # There is no call for many; one producer for all of them saves taking it from its pool each time.
         with app.producer_pool.acquire(block=True) as producer:
             return [self.tasks[task].apply_async((argument,), producer=producer) for argument in arguments][-1]
+
+    def chord(self, count):
+        return chord([member.s(1) for _ in range(count)], gather.s()).apply_async()
 
     def wait(self, handle, timeout_s):
         return handle.get(timeout=timeout_s)

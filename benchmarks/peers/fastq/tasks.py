@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import BROKER, KEEP, URL, VARIANT, Peer
-from fastq import AsyncResult, FastQ, Task
+from fastq import AsyncResult, FastQ, Task, chord
 
 BROKERS = {"classic": f"{BROKER}?queue_type=classic", "classic rpc": f"{BROKER}?queue_type=classic"}
 BACKENDS = {"classic rpc": BROKER.replace("amqp://", "rpc://")}
@@ -43,6 +43,18 @@ def nap(seconds: float) -> None:
     tally.ended()
 
 
+@app.task
+def member(value: int) -> int:
+    tally.ran_now()
+    return value
+
+
+@app.task
+def gather(values: Sequence[int]) -> int:
+    tally.gathered(len(values))
+    return len(values)
+
+
 class Adapter(Peer):
     """Its defaults: a worker says only how many children it has."""
 
@@ -71,6 +83,9 @@ class Adapter(Peer):
 
     def send_many(self, task: str, arguments: Sequence[Any]) -> AsyncResult[Any]:
         return self.tasks[task].map(arguments)[-1]
+
+    def chord(self, count: int) -> AsyncResult[Any]:
+        return chord([member.s(1) for _ in range(count)], gather.s()).apply_async()
 
     def wait(self, handle: Any, timeout_s: float) -> Any:
         return handle.get(timeout_s)
