@@ -7,8 +7,8 @@ An adapter is the module ``benchmarks.peers.NAME.tasks``, and its class `Adapter
 * ``late(sent)`` notes how long it waited;
 * ``nap(seconds)`` notes its beginning, sleeps, and notes its end. In a worker that runs on an event loop it is
   a coroutine that sleeps there, which is kind to that worker: nobody would block the loop;
-* ``member(value)`` and ``gather(values)``, where there are chords, are what `Peer.chord` is made of: the one notes when it
-  ran and returns its argument, the other notes how many values it got.
+* ``member(value)`` and ``gather(values)``, where there are chords, are what `Peer.chord` is made of: the one notes when
+  it ran and returns its argument, the other notes how many values it got.
 """
 
 from __future__ import annotations

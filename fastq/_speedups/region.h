@@ -102,7 +102,7 @@ static inline uint64_t fq_sum(uint64_t position, uint64_t ticket, uint64_t size,
 /* -- the region ------------------------------------------------------------------------------------------- */
 
 #define FQ_MAGIC UINT64_C(0x3171747361660a01)
-#define FQ_AREA 4096u                    /* what travels within a slot */
+#define FQ_AREA 16384u                   /* what travels within a slot */
 #define FQ_EXTENT ((uint64_t)1 << 31)    /* room for a larger payload, in the file behind the region */
 #define FQ_LINE 64
 

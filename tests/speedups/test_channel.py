@@ -21,7 +21,7 @@ from .crew import Crew, body
 
 CrewMaker = Callable[..., Crew]
 
-SIZES = [0, 1, 7, 8, 4095, 4096, 4097, 59_999, 60_000, 60_001, 1_000_000]
+SIZES = [0, 1, 7, 8, 4097, 16_383, 16_384, 16_385, 59_999, 60_000, 60_001, 1_000_000]
 
 
 def hold(seat: Any) -> None:
@@ -43,6 +43,7 @@ def test_a_payload_of_any_size_comes_back(crew: CrewMaker, size: int) -> None:
 
 
 def test_fifty_megabytes_go_both_ways_and_their_memory_is_given_back(crew: CrewMaker) -> None:
+    """Row 42."""
     pool, payload = crew(), os.urandom(50_000_000)
     for ticket in (1, 2, 3):
         assert pool.channel.put(ticket, payload)
@@ -100,6 +101,7 @@ def test_nothing_waits_behind_a_long_task_while_a_child_is_idle(crew: CrewMaker)
 
 
 def test_a_full_channel_refuses_and_has_room_again_when_something_ended(crew: CrewMaker) -> None:
+    """Row 50."""
     pool = crew(1, 3)
     os.kill(pool.pids[0], signal.SIGSTOP)
     assert [pool.channel.put(ticket, b"x") for ticket in range(1, 6)] == [True, True, True, False, False]

@@ -65,7 +65,7 @@ class Storm:
 
     def put_some(self) -> None:
         for _ in range(30):
-            size = 80 if self.random.random() < 0.97 else self.random.choice([0, 4096, 4097, 70_000])
+            size = 80 if self.random.random() < 0.97 else self.random.choice([0, 16_384, 16_385, 70_000])
             payload = self.random.randbytes(size)
             if not self.crew.channel.put(self.ticket + 1, payload):
                 return
@@ -218,6 +218,7 @@ def ride_out_damage(make: CrewMaker, seed: int) -> bool:
 def test_a_damaged_region_is_found_and_rebuilt_and_nothing_is_lost(
     crew: CrewMaker, seeds: range, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Row 17."""
     body("c", "channel")
     if crew(1, 1).channels is channel_py:
         pytest.skip("the Python body has no region")
@@ -246,6 +247,7 @@ def test_a_child_that_shrinks_the_shared_memory_is_refused(crew: CrewMaker) -> N
 
 
 def test_a_fork_of_a_child_can_not_speak(crew: CrewMaker) -> None:
+    """Row 11."""
     def run(seat: Any) -> None:
         ticket, _ = seat.get()
         pid = os.fork()
@@ -286,6 +288,7 @@ def test_a_task_that_closes_every_descriptor_costs_its_child_at_most(crew: CrewM
 
 
 def test_a_file_that_a_task_opens_under_a_descriptor_of_the_channel_is_not_written_to(tmp_path: Any) -> None:
+    """Row 12."""
     pool = Crew(body("c", "channel"), 1, 4, run=lambda seat: tread(seat, tmp_path / "own"))
     try:
         pool.channel.put(1, b"x")
@@ -309,6 +312,7 @@ def tread(seat: Any, path: Any) -> None:
 
 
 def test_the_parent_may_have_threads(crew: CrewMaker) -> None:
+    """Row 14."""
     pool = crew(2, 100)
     back: list[int] = []
     over = threading.Event()
@@ -383,6 +387,7 @@ def test_a_full_disk_is_an_error_and_no_signal(channels: ModuleType, tmp_path: A
 
 
 def test_without_descriptors_making_a_channel_is_an_error_that_leaves_nothing(channels: ModuleType) -> None:
+    """Row 51."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))
     try:
