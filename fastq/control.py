@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import orjson
 
-from .broadcast import PAUSED, RATES, REVOKED, REVOKED_HEADER, WITHOUT_END_S, Replies, ask, present, send
+from .broadcast import PAUSED, RATES, REVOKED, REVOKED_HEADER, WITHOUT_END_S, Board, Replies, ask, present, send
 from .errors import ConfigurationError
 from .message import check_queue, check_task
 from .rates import parse_rate
@@ -59,8 +59,8 @@ class Inspect:
     answer's `silent`.
     """
 
-    def __init__(self, app: FastQ, destination: Sequence[str] | None, timeout_s: float) -> None:
-        self._app = app
+    def __init__(self, board: Board, destination: Sequence[str] | None, timeout_s: float) -> None:
+        self._board = board
         self._destination = destination
         self._timeout_s = timeout_s
 
@@ -88,8 +88,12 @@ class Inspect:
         """Return each worker in numbers."""
         return self._ask("stats")
 
+    def stacks(self) -> Replies[dict[str, str]]:
+        """Return where the threads of each worker's processes are, as text by process; a process may not say."""
+        return self._ask("stacks")
+
     def _ask(self, command: str) -> Replies[Any]:
-        return ask(self._app.state, command, {}, destination=self._destination, timeout_s=self._timeout_s)
+        return ask(self._board, command, {}, destination=self._destination, timeout_s=self._timeout_s)
 
 
 class Control:
@@ -117,8 +121,8 @@ class Control:
         remaining = iter([ids] if isinstance(ids, str) else ids)
         value = orjson.dumps({"terminate": terminate})
         while some := [str(uuid.UUID(id)) for id in islice(remaining, _AT_ONCE)]:
-            self._app.state.put(REVOKED, dict.fromkeys(some, value), expires_s)
-            send(self._app.state, "revoke", {"ids": some, "terminate": terminate})
+            self._board.put(REVOKED, dict.fromkeys(some, value), expires_s)
+            send(self._board, "revoke", {"ids": some, "terminate": terminate})
 
     def revoke_by_header(self, name: str, value: Any, *, terminate: bool = False, expires_s: float = _WEEK_S) -> None:
         """Let all tasks that carry this header not be run; otherwise as `revoke`. `value` is a JSON value."""
@@ -130,8 +134,8 @@ class Control:
         except TypeError as error:
             raise ConfigurationError(f"{value!r:.60} is no JSON value, and so no header's: {error}") from error
         key = hashlib.sha256(orjson.dumps([name, value], option=orjson.OPT_SORT_KEYS)).hexdigest()
-        self._app.state.put(REVOKED_HEADER, {key: fact}, expires_s)
-        send(self._app.state, "revoke_by_header", orjson.loads(fact))
+        self._board.put(REVOKED_HEADER, {key: fact}, expires_s)
+        send(self._board, "revoke_by_header", orjson.loads(fact))
 
     def rate_limit(self, task: str, rate: str | None) -> None:
         """Start a task at most so often in the whole cluster, whatever it was declared with: "10/s", "100/m".
@@ -141,29 +145,29 @@ class Control:
         """
         check_task(task)
         if rate is None:
-            self._app.state.delete(RATES, [task])
+            self._board.state.delete(RATES, [task])
         else:
             parse_rate(rate)
-            self._app.state.put(RATES, {task: rate.encode()}, WITHOUT_END_S)
-        send(self._app.state, "rate_limit", {"task": task, "rate": rate})
+            self._board.put(RATES, {task: rate.encode()}, WITHOUT_END_S)
+        send(self._board, "rate_limit", {"task": task, "rate": rate})
 
     # -- queues ----------------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
         """Let no worker take messages from a queue until `resume`. What runs, runs on. Raises ProtocolError."""
         fact = orjson.dumps({"since": time.time()})
-        self._app.state.put_new(PAUSED, check_queue(queue), fact, WITHOUT_END_S)
-        send(self._app.state, "pause", {"queue": queue})
+        self._board.put_new(PAUSED, check_queue(queue), fact, WITHOUT_END_S)
+        send(self._board, "pause", {"queue": queue})
 
     def resume(self, queue: str) -> bool:
         """Let workers take messages from a queue again; return whether it was paused."""
-        was_paused = bool(self._app.state.delete(PAUSED, [queue]))
-        send(self._app.state, "resume", {"queue": queue})
+        was_paused = bool(self._board.state.delete(PAUSED, [queue]))
+        send(self._board, "resume", {"queue": queue})
         return was_paused
 
     def paused(self) -> dict[str, float]:
         """Return the queues that are paused, and since when, in seconds since the epoch."""
-        found = self._app.state.find(PAUSED)
+        found = self._board.find(PAUSED)
         return {queue: float(orjson.loads(found[queue])["since"]) for queue in sorted(found)}
 
     # -- workers ---------------------------------------------------------------------------------
@@ -204,16 +208,20 @@ class Control:
 
     def inspect(self, destination: Sequence[str] | None = None, timeout: float = 1.0) -> Inspect:
         """Return what asks these workers questions, and waits for answers for `timeout` seconds at most."""
-        return Inspect(self._app, destination, timeout)
+        return Inspect(self._board, destination, timeout)
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Return what the workers that are there say of themselves, by name, without asking them."""
-        return present(self._app.state)
+        return present(self._board)
 
     def _tell(
         self, command: str, arguments: dict[str, Any], destination: Sequence[str] | None, timeout: float
     ) -> Replies[Any]:
-        return ask(self._app.state, command, arguments, destination=destination, timeout_s=timeout)
+        return ask(self._board, command, arguments, destination=destination, timeout_s=timeout)
+
+    @property
+    def _board(self) -> Board:
+        return Board(self._app.state, self._app.settings.seals)
 
 
 def _check_expiry(expires_s: float) -> None:

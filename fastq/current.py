@@ -29,7 +29,7 @@ class Run:
 
     __slots__ = (
         "_message", "afterwards", "app", "args", "blocks", "error", "kwargs", "reports", "started_at", "steps", "task",
-        "value",
+        "ticket", "value",
     )  # fmt: skip
 
     args: Sequence[Any]  # these four are there for hooks alone
@@ -37,11 +37,14 @@ class Run:
     value: Any
     error: BaseException | None
 
-    def __init__(self, app: FastQ, task: Task[..., Any], message: Message | bytes, started_at: int) -> None:
+    def __init__(
+        self, app: FastQ, task: Task[..., Any], message: Message | bytes, started_at: int, ticket: int = 0
+    ) -> None:
         self.app = app
         self.task = task
         self._message = message
         self.started_at = started_at
+        self.ticket = ticket  # the pool's; 0: it did not come through one
         self.reports = False  # whether it said how far it is
         self.steps: Steps | None = None
         #: What is to be called, in this order, with what the attempt came to; None: nothing.
@@ -105,6 +108,23 @@ class CurrentTask:
         return self._message().attempt > 1
 
     @property
+    def crashes(self) -> int:
+        """How often the task was charged with the death of a process that ran it; `max_deliveries` are too many."""
+        return self._message().crashes
+
+    @property
+    def fence(self) -> int:
+        """A number that is higher each time the task is delivered to a worker, and with each attempt.
+
+        A worker that was cut off or asleep may still be writing while another runs the task again. A store of your own
+        that keeps the highest fence it has seen, and refuses writes with a lower one, is safe from that.
+        """
+        from .pool import fence_of
+
+        run = self._run()
+        return run.message.attempt << 32 | fence_of(run.ticket)
+
+    @property
     def headers(self) -> Mapping[str, Any]:
         """The headers that the caller sent along."""
         return self._message().extras.headers
@@ -123,12 +143,23 @@ class CurrentTask:
 
     @property
     def deadline(self) -> datetime | None:
-        """When the task is broken off by its `time_limit`, in UTC; None if it has none."""
+        """When the task is broken off, in UTC; None if nothing is known of it.
+
+        That is the end of its `time_limit` or, if it is earlier, that of the time a worker that stops leaves its tasks.
+        """
         run = self._run()
         limit_ms = run.message.extras.hard_limit_ms or run.task.options.hard_limit_ms
-        if not limit_ms:
-            return None
-        return datetime.fromtimestamp(run.started_at / 1e6 + limit_ms / 1e3, timezone.utc)
+        limit = run.started_at / 1e6 + limit_ms / 1e3 if limit_ms else None
+        ends = [end for end in (limit, run.app.lifecycle.ending.at) if end is not None]
+        return datetime.fromtimestamp(min(ends), timezone.utc) if ends else None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker stops: the task has until `deadline`, and had better begin nothing long.
+
+        It may save what there is and raise `fastq.errors.Interrupted`, and goes back to its queue then, uncharged.
+        """
+        return self._run().app.lifecycle.ending.near
 
     @property
     def time_left(self) -> float | None:

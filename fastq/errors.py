@@ -53,6 +53,10 @@ class ProtocolError(FastQError):
     """Raised when bytes are neither of fastq's envelopes, or break its rules."""
 
 
+class SealBroken(ProtocolError):
+    """Raised when a signature is missing where one is asked for, or is not good, or is not for this."""
+
+
 class EncodingError(FastQError):
     """Raised when a value can't be carried by the serializer, or bytes can't be read by it."""
 
@@ -169,6 +173,13 @@ class SoftTimeLimitExceeded(TaskError):
     """Raised within a task that runs past its soft time limit; it may be caught to clean up."""
 
 
+class Interrupted(TaskError):
+    """Raised within an interruptible task when its worker stops; it may be caught to save something, and raised again.
+
+    A task that it leaves, or that raises it itself once `current_task.stopping`, goes back to its queue, uncharged.
+    """
+
+
 class TimeLimitExceeded(TaskError):
     """Raised at the caller when the task was broken off at its time limit."""
 
@@ -206,6 +217,10 @@ class CommandFailed(FastQError):
 
     def __str__(self) -> str:
         return f"{self.command}: " + "; ".join(f"{worker} answers: {error}" for worker, error in self.errors.items())
+
+
+class WorkerStuck(FastQError):
+    """Raised by a worker that ends itself, because a part of it hangs and did not come back when it was reconnected."""
 
 
 class PoolError(FastQError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import _speedups
 from .current import Run, current_task, running
 from .encoder import decode, encode
-from .errors import FastQError, MaxRetriesExceeded, ProtocolError, Retry, UpstreamFailed
+from .errors import FastQError, Interrupted, MaxRetriesExceeded, ProtocolError, Retry, UpstreamFailed
 from .failure import Failure
 from .message import CONTENT_CODES, CONTENT_TYPES, IGNORE_RESULT, JSON, NO_EXTRAS, Message, next_attempt, now_us
 from .options import due_us
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .app import FastQ
     from .call import Call
     from .options import CallOptions
+    from .settings import Settings
     from .task import Task
 
 R = TypeVar("R")
@@ -33,14 +34,15 @@ R = TypeVar("R")
 logger = logging.getLogger("fastq.task")
 
 
-#: Calls a function with arguments, and raises SoftTimeLimitExceeded in it after so many seconds.
-Limiter = Callable[[float, Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any]
+#: Calls a function with arguments, and raises SoftTimeLimitExceeded in it after so many seconds (0: never) and, if it is
+#: interruptible, Interrupted when the worker stops.
+Limiter = Callable[[float, bool, Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any]
 
 
-def execute(app: FastQ, message: Message, limiter: Limiter | None = None) -> Outcome:
+def execute(app: FastQ, message: Message, limiter: Limiter | None = None, ticket: int = 0) -> Outcome:
     """Run a message's task and return what it came to; whatever the user's code raises is an outcome too.
 
-    Soft time limits hold where there is a limiter.
+    Soft time limits hold, and tasks are interrupted, where there is a limiter. `ticket` is the pool's, if the message came through one.
     """
     started_at = now_us()
     try:
@@ -48,7 +50,7 @@ def execute(app: FastQ, message: Message, limiter: Limiter | None = None) -> Out
         args, kwargs = _arguments(app, message)
     except FastQError as error:
         return _unrun(message, error, started_at)
-    run = Run(app, task, message, started_at)
+    run = Run(app, task, message, started_at, ticket)
     token = running.set(run)
     try:
         try:
@@ -56,12 +58,14 @@ def execute(app: FastQ, message: Message, limiter: Limiter | None = None) -> Out
                 task.hooks.before(run, args, kwargs)
             function = function_of(task, message)
             soft_ms = message.extras.soft_limit_ms or task.options.soft_limit_ms
-            if soft_ms and limiter is not None:
-                value = limiter(soft_ms / 1000, function, args, kwargs)
+            if limiter is not None and (soft_ms or task.options.interruptible):
+                value = limiter(soft_ms / 1000, task.options.interruptible, function, args, kwargs)
+                if isinstance(value, CoroutineType):
+                    value = _awaited(_limited(run, value, soft_ms))
             else:
                 value = function(*args, **kwargs)
-            if isinstance(value, CoroutineType):
-                value = _awaited(_limited(value, soft_ms) if soft_ms and limiter is not None else value)
+                if isinstance(value, CoroutineType):
+                    value = _awaited(value)
             outcome = returned(run, value)
         except BaseException as error:  # noqa: BLE001 - the user's code; SystemExit too ends the task, not the child
             outcome = raised(run, error)
@@ -72,16 +76,16 @@ def execute(app: FastQ, message: Message, limiter: Limiter | None = None) -> Out
         running.reset(token)
 
 
-def answer(app: FastQ, task: Task[..., Any], frame: bytes, glance: CallGlance) -> bytes | Outcome:
+def answer(app: FastQ, task: Task[..., Any], frame: bytes, glance: CallGlance, ticket: int = 0) -> bytes | Outcome:
     """Do as `execute` for the call in a frame, whose task is plain; return the frame of its success, or the outcome.
 
     The short way, for tasks that ask for nothing special: the call is not taken apart, and its answer is made of it.
     """
     started_at = now_us()
     _, content, flags, body = glance
-    run = Run(app, task, frame, started_at)
+    run = Run(app, task, frame, started_at, ticket)
     try:
-        args, kwargs = _pair(body, CONTENT_TYPES.get(content, ""), app.settings.accept)
+        args, kwargs = _pair(body, CONTENT_TYPES.get(content, ""), app.settings)
     except FastQError:
         return execute(app, run.message)
     token = running.set(run)
@@ -91,7 +95,11 @@ def answer(app: FastQ, task: Task[..., Any], frame: bytes, glance: CallGlance) -
             if isinstance(value, CoroutineType):
                 value = _awaited(value)
             serializer = task.options.serializer
-            result = b"" if flags & IGNORE_RESULT else encode(value, serializer, task.value_words)
+            result = b""
+            if not flags & IGNORE_RESULT:
+                result = encode(
+                    value, serializer, task.value_words, (), app.settings.max_depth, task.options.secret
+                )  # fmt: skip
             if run.afterwards is None:
                 code = CONTENT_CODES[serializer.content_type if result else JSON]
                 return _speedups.pack_answer(frame, State.SUCCESS.code, code, result, started_at, now_us())
@@ -105,7 +113,7 @@ def answer(app: FastQ, task: Task[..., Any], frame: bytes, glance: CallGlance) -
         running.reset(token)
 
 
-async def execute_async(app: FastQ, message: Message) -> Outcome:
+async def execute_async(app: FastQ, message: Message, ticket: int = 0) -> Outcome:
     """As `execute`, for an ``async def`` task on the loop that runs here; soft time limits hold."""
     started_at = now_us()
     try:
@@ -116,7 +124,7 @@ async def execute_async(app: FastQ, message: Message) -> Outcome:
             args, kwargs = _arguments(app, message)
     except FastQError as error:
         return _unrun(message, error, started_at)
-    run = Run(app, task, message, started_at)
+    run = Run(app, task, message, started_at, ticket)
     token = running.set(run)
     try:
         try:
@@ -124,7 +132,9 @@ async def execute_async(app: FastQ, message: Message) -> Outcome:
                 task.hooks.before(run, args, kwargs)
             soft_ms = message.extras.soft_limit_ms or task.options.soft_limit_ms
             coroutine = function_of(task, message)(*args, **kwargs)
-            outcome = returned(run, await (_limited(coroutine, soft_ms) if soft_ms else coroutine))
+            if soft_ms or task.options.interruptible:
+                coroutine = _limited(run, coroutine, soft_ms)
+            outcome = returned(run, await coroutine)
         except BaseException as error:  # noqa: BLE001 - the user's code, and what ends it from outside
             outcome = raised(run, error)
         if run.blocks:
@@ -148,10 +158,11 @@ async def _in_thread(function: Callable[..., R], *args: Any) -> R:
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
-def _limited(coroutine: Coroutine[Any, Any, Any], soft_ms: int) -> Coroutine[Any, Any, Any]:
+def _limited(run: Run, coroutine: Coroutine[Any, Any, Any], soft_ms: int) -> Coroutine[Any, Any, Any]:
     from .soft_limit import limited  # needs asyncio, which not everyone does
 
-    return limited(coroutine, soft_ms / 1000)
+    ending = run.app.lifecycle.ending if run.task.options.interruptible else None
+    return limited(coroutine, soft_ms / 1000, ending)
 
 
 def function_of(task: Task[..., Any], message: Message) -> Callable[..., Any]:
@@ -168,8 +179,9 @@ def returned(run: Run, value: Any) -> Outcome:
     run.value = value
     if run.message.ignore_result:
         return Outcome.of(run.message, State.SUCCESS, started_at=run.started_at)
-    serializer = run.task.options.serializer
-    body = encode(value, serializer, run.task.value_words)
+    options = run.task.options
+    serializer = options.serializer
+    body = encode(value, serializer, run.task.value_words, (), run.app.settings.max_depth, options.secret)
     return Outcome.of(run.message, State.SUCCESS, body, serializer.content_type, run.started_at)
 
 
@@ -196,6 +208,8 @@ def raised(run: Run, error: BaseException) -> Outcome:
         due = error.due
         error = error.__cause__ or error
         state = State.RETRY
+    elif isinstance(error, Interrupted) and run.app.lifecycle.ending.near:
+        state = State.INTERRUPTED
     elif policy.retries_on(error) and policy.allows(run.message.attempt):
         due = now_us() + round(policy.delay_after(run.message.attempt) * 1e6)
         state = State.RETRY
@@ -217,9 +231,11 @@ def finish(run: Run, outcome: Outcome) -> None:
 
 def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
     """Run a call in this process, by way of both frames, and as often as it asks for; it does not wait in between."""
-    message = Message.decode(call.message(task.app.settings).encode())
+    settings = task.app.settings
+    packing = settings.packing
+    message = Message.decode(packing.packed(call.message(settings)).encode())
     while True:
-        outcome = Outcome.decode(execute(task.app, message).encode())
+        outcome = Outcome.decode(packing.packed_outcome(execute(task.app, message)).encode())
         if outcome.state is not State.RETRY:
             break
         message = next_attempt(message, 0)
@@ -229,7 +245,8 @@ def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
 
 
 def _arguments(app: FastQ, message: Message) -> tuple[Sequence[Any], dict[str, Any]]:
-    args, kwargs = _pair(message.body, message.content_type, app.settings.accept)
+    plain = app.settings.packing.plain(message)
+    args, kwargs = _pair(plain.body, plain.content_type, app.settings)
     if message.extras is not NO_EXTRAS and (message.extras.given or message.extras.failed):
         from .canvas.values import given_to
 
@@ -237,9 +254,9 @@ def _arguments(app: FastQ, message: Message) -> tuple[Sequence[Any], dict[str, A
     return args, kwargs
 
 
-def _pair(body: bytes, content_type: str, accept: Collection[str]) -> tuple[Sequence[Any], dict[str, Any]]:
+def _pair(body: bytes, content_type: str, settings: Settings) -> tuple[Sequence[Any], dict[str, Any]]:
     """Return what a body says. Raises EncodingError, ProtocolError."""
-    pair = decode(body, content_type, accept)
+    pair = decode(body, content_type, settings.accept, settings.max_depth)
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise ProtocolError("The body is not a pair of arguments and keyword arguments")
     args, kwargs = pair

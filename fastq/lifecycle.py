@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .ending import Ending
 from .errors import AppImportError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Lifecycle:
         self.worker_start: list[Step] = []
         self.child_start: list[Step] = []
         self.child_stop: list[Step] = []
+        #: Of the worker that this process is part of.
+        self.ending = Ending()
 
     def begin_worker(self) -> None:
         """Call what prepares the process that children are forked from. Raises AppImportError."""

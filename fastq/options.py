@@ -31,6 +31,7 @@ class TaskDeclaration(TypedDict, total=False):
     queue: str | None
     priority: int  # 0 to 9, and 9 goes first
     ack: str | None  # "late": at least once; "early": at most once
+    strict_early: bool | None  # whether an early task waits until its acknowledgement is known to have arrived
     serializer: str | None
     ignore_result: bool | None
     throws: Sequence[type[BaseException]]  # exception types that callers get back as themselves
@@ -43,6 +44,7 @@ class TaskDeclaration(TypedDict, total=False):
     retry_jitter: bool  # True
     time_limit: float | None  # after it the task is broken off
     soft_time_limit: float | None  # after it SoftTimeLimitExceeded is raised in the task
+    interruptible: bool  # whether Interrupted is raised in the task when its worker stops
     rate_limit: str | None  # starts in the whole cluster: "10/s", "100/m", "1000/h", "5/d"
     max_concurrency: int | None  # how many run at once in the whole cluster
     limit_by: str | Sequence[str] | Callable[..., object] | None  # both limits apart for each value of these arguments
@@ -121,12 +123,14 @@ class TaskOptions:
     retries: RetryPolicy = _PLAIN
     hard_limit_ms: int = 0  # 0: none
     soft_limit_ms: int = 0
+    interruptible: bool = False
     limits: tuple[Limit, ...] = ()  # their keys are left empty: the task's name takes their place
     limit_by: By | None = None
     unique: Unique | None = None
     fair: Fair | None = None
     secret: frozenset[str] = frozenset()
     queue_given: bool = False  # by the task itself, and not by a default
+    strict_early: bool = False
 
     @classmethod
     def of(cls, settings: Settings, **given: Unpack[TaskDeclaration]) -> TaskOptions:
@@ -139,6 +143,9 @@ class TaskOptions:
         priority, ack = given.get("priority", 0), given.get("ack")
         if ack not in (None, "late", "early"):
             raise ConfigurationError(f"ack is {ack!r}; it takes 'late' or 'early'")
+        strict = given.get("strict_early")
+        if strict and (ack or settings.ack) != "early":
+            raise ConfigurationError("strict_early is for early tasks: say ack='early', too")
         for kind in given.get("throws", ()):
             register_exception(kind)
         ignore_result = given.get("ignore_result")
@@ -154,12 +161,14 @@ class TaskOptions:
             policy_of(**retry_options) if retry_options else _PLAIN,
             hard_ms,
             soft_ms,
+            _flag("interruptible", given.get("interruptible", False)),
             _limits(given),
             _arguments_named("limit_by", given.get("limit_by")),
             _unique(given),
             _fair(given),
             frozenset(_names("secret", given.get("secret", ()))),
             queue_given=queue is not None,
+            strict_early=settings.strict_early if strict is None else _flag("strict_early", strict),
         )
 
     def for_call(self, settings: Settings, given: CallOptions) -> TaskOptions:
@@ -316,6 +325,12 @@ def _fair(given: TaskDeclaration) -> Fair | None:
             raise ConfigurationError("fair_weights is for those whom fair_by tells apart: say it, too")
         return None
     return Fair(by, dict(weights))
+
+
+def _flag(what: str, given: object) -> bool:
+    if not isinstance(given, bool):
+        raise ConfigurationError(f"{what} is {given!r:.60}; it takes True or False")
+    return given
 
 
 def _arguments_named(what: str, given: object) -> By | None:

@@ -14,13 +14,13 @@ class State(str, enum.Enum):
     """The states of a task, as everyone sees them. `code` stands for one in frames, 0 for none that travels."""
 
     PENDING = "PENDING", 0  # nothing is known: not started, not ended, or never heard of
-    STARTED = "STARTED", 1
     RETRY = "RETRY", 2
     SUCCESS = "SUCCESS", 3
     FAILURE = "FAILURE", 4
     REVOKED = "REVOKED", 5  # revoked, or expired before it could start
     LOST = "LOST", 6  # its process died, and it will not run again
     REFUSED = "REFUSED", 7  # from child to parent only: the message can't be run, and becomes a dead letter
+    INTERRUPTED = "INTERRUPTED", 0  # for hooks only: it left because its worker stops, and goes back, or else is lost
 
     code: int
     terminal: bool  # whether nothing follows: a terminal state is never replaced by another

@@ -17,6 +17,23 @@ from typing import Any, NamedTuple
 
 from .state import Limit
 
+_SERIAL_BITS = 40  # of a ticket; those above are the fence's
+_MOST_DELIVERIES = (1 << 64 - _SERIAL_BITS) - 1  # beyond which the fence of a message rises no more
+
+
+def ticket_of(serial: int, fence: int) -> int:
+    """Return the ticket for a delivery: it brings the delivery's fence to whoever runs the message."""
+    return serial | min(fence, _MOST_DELIVERIES) << _SERIAL_BITS
+
+
+def fence_of(ticket: int) -> int:
+    """Return the fence of the delivery that a ticket is for; 0 if it is for none."""
+    return ticket >> _SERIAL_BITS
+
+
+#: The death, in words, of a run that left without an outcome, because it was told to.
+LEFT = "was told to end it"
+
 
 class Ended(NamedTuple):
     """What became of a ticket."""
@@ -24,7 +41,7 @@ class Ended(NamedTuple):
     ticket: int
     outcome: bytes  # the frame of the outcome; empty when the child died while it ran this
     death: str = ""  # how the child died, in words, when it did
-    blameless: bool = False  # it was broken off along with another, which was to be killed
+    blameless: bool = False  # it left, or was broken off along with another, which was to be killed
 
 
 class Running(NamedTuple):
@@ -47,6 +64,7 @@ class TaskInfo:
     limits: tuple[Limit, ...] = ()
     limited_by_key: bool = False  # its limits are kept apart by the key that a message brings
     superseded: bool = False  # of several calls that are the same, only the latest is to run
+    strict_early: bool = False  # it starts when its acknowledgement is known to have arrived
 
 
 @dataclass(frozen=True)
@@ -114,9 +132,16 @@ class Pool(ABC):
     def interrupt(self) -> None:
         """Make a `collect` that waits, or else the next one, return."""
 
+    def stacks(self) -> dict[str, str]:
+        """Return where the threads of the pool's processes are, by what the processes are called, as far as they say."""
+        return {}
+
     @abstractmethod
-    def quiet(self) -> None:
-        """Let children leave when they have ended what they run, and start no more."""
+    def quiet(self, deadline: float | None = None) -> None:
+        """Let children leave when they have ended what they run, and start no more.
+
+        With a deadline, what runs gets to know by when it is to have ended, and is interrupted if it asks for that.
+        """
 
     @abstractmethod
     def stop(self, deadline: float) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .backoff import longest_pause, pause
 from .errors import ConfigurationError, Retry
 
 
@@ -13,8 +13,8 @@ from .errors import ConfigurationError, Retry
 class RetryPolicy:
     """How a task is tried again. Times are in seconds.
 
-    Exponential back-off with full jitter: the n-th retry waits for a random time up to `backoff_s` times two to the
-    power of n - 1, and up to `backoff_max_s` (Brooker, "Exponential Backoff And Jitter", 2015).
+    With back-off, the n-th retry waits for a random time up to `backoff_s` times two to the power of n - 1, and up to
+    `backoff_max_s`: see `fastq.backoff`.
     """
 
     most: int | None = 3  # None: as often as it takes
@@ -38,8 +38,7 @@ class RetryPolicy:
         """Return for how long the next try waits, after the `attempt`-th."""
         if not self.backoff_s:
             return self.delay_s
-        longest = min(self.backoff_max_s, self.backoff_s * 2.0 ** min(attempt - 1, 60))
-        return random.uniform(0, longest) if self.jitter else longest
+        return (pause if self.jitter else longest_pause)(attempt, self.backoff_s, self.backoff_max_s)
 
 
 def policy_of(

@@ -9,29 +9,38 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from . import failpoints
 from .celery_names import hint
 from .errors import ConfigurationError, ProtocolError, UnknownSetting, did_you_mean
-from .message import check_queue
+from .keyring import check_key_name
+from .message import CIPHERS, CODINGS, Message, check_queue
 from .rates import parse_limit
+
+if TYPE_CHECKING:
+    from .claims import Claims
+    from .packing import Packing
+    from .sealing import Envelope, Seals
 
 _ENVIRONMENT = "FASTQ_"
 #: Variables with fastq's prefix that are no settings.
-_OTHER_VARIABLES = frozenset(("FASTQ_APP", "FASTQ_CONFIG", "FASTQ_SPEEDUPS", "FASTQ_PURE", "FASTQ_REQUIRE_SERVICES"))
+_OTHER_VARIABLES = frozenset((
+    "FASTQ_APP", "FASTQ_CONFIG", "FASTQ_SPEEDUPS", "FASTQ_PURE", "FASTQ_REQUIRE_SERVICES", *failpoints.VARIABLES,
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set. Times are in seconds, sizes in bytes."""
+    """Everything that can be set. Times are in seconds, sizes in bytes. What may be secret is not in the repr."""
 
-    broker: str = "sqlite:///fastq.db"
-    backend: str = ""  # empty: the broker's own URL
-    state: str = ""  # where shared state is kept; empty: at the broker or else at the backend, if they can
+    broker: str = field(default="sqlite:///fastq.db", repr=False)
+    backend: str = field(default="", repr=False)  # empty: the broker's own URL
+    state: str = field(default="", repr=False)  # of shared state; empty: the broker's or else the backend's, if they can
     default_queue: str = "default"
     task_routes: tuple[tuple[str, str], ...] = ()  # names of tasks, or patterns of them, and the queues for their calls
     queue_limits: tuple[tuple[str, str], ...] = ()  # queues, and what of them may start ("100/m"), or run at once ("4")
@@ -39,6 +48,7 @@ class Settings:
     serializer: str = "json"
     accept: tuple[str, ...] = ("json", "msgpack")  # the serializers that may be used, in either direction
     ack: str = "late"  # late: at least once; early: at most once
+    strict_early: bool = False  # whether early tasks wait until their acknowledgement is known to have arrived
     ignore_result: bool = False
     result_expires_s: float = 86_400.0
     workflow_expires_s: float = 2_592_000.0  # what has not followed in a workflow by then, never will
@@ -52,10 +62,28 @@ class Settings:
     max_child_age_s: float = 0.0
     lease_s: float = 30.0
     grace_s: float = 30.0  # how long running tasks may go on after SIGTERM
+    watchdog_s: float = 60.0  # after which a worker of which a part hangs does something about it; 0: it does nothing
+    child_silence_s: float = 60.0  # after which a child that does not answer between two tasks is replaced; 0: it stays
     max_deliveries: int = 5  # a message that is charged with more crashes is a dead letter
     unknown_task_grace_s: float = 300.0  # how long a worker holds a task that it doesn't know, for a newer one
+    dead_letters_expire_s: float = 15_552_000.0  # after their death; 0: never
+    dead_letters_max: int = 0  # of each queue, beyond which the oldest are deleted; 0: all are kept
     max_message_bytes: int = 100_000_000
     max_step_bytes: int = 1_000_000  # of the value of one step of a task
+    max_depth: int = 100  # of lists and mappings in one another
+    compression: str = "zlib"  # zlib or zstd
+    compress_over_bytes: int = 0  # arguments and return values that are longer are compressed; 0: none are
+    max_decompressed_bytes: int = 100_000_000  # for which a compressed body may stand
+    claims_url: str = ""  # a folder for what is larger than the next; empty: all goes to the broker
+    claim_over_bytes: int = 1_000_000
+    claims_expire_s: float = 2_592_000.0
+    signing_keys: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # names, and secrets or where they are
+    signing_grants: tuple[tuple[str, str], ...] = ()  # keys, and the tasks that may be called with them; otherwise all
+    signature_expires_s: float = 604_800.0  # after a message was due; 0: never
+    require_signed: bool = False  # whether what is not signed is refused
+    encryption_keys: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # as signing_keys
+    encryption: str = "aes-256-gcm"  # or chacha20-poly1305
+    require_encrypted: bool = False  # whether bodies that are not encrypted are refused
     propagate_headers: tuple[str, ...] = ()  # headers that go on to the tasks that a task calls
     control: bool = True  # whether workers obey remote control, where there is shared state
     events: bool = False  # whether workers and callers report what becomes of tasks
@@ -78,8 +106,24 @@ class Settings:
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(self, name) <= most:
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes {least:,} to {most:,}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; it takes {' or '.join(map(repr, known))}")
+        self._check_keys()
         if 0 < self.autoscale_max < self.autoscale_min:
             raise ConfigurationError(f"autoscale_min is {self.autoscale_min}, more than autoscale_max")
+
+    def _check_keys(self) -> None:
+        for setting in _SECRETS:
+            for name, _ in getattr(self, setting):
+                check_key_name(setting, name)
+        known = [name for name, _ in self.signing_keys]
+        for name, _ in self.signing_grants:
+            if name not in known:
+                raise ConfigurationError(f"signing_grants names the key {name!r}; {did_you_mean(name, known)}")
+        for needs, setting in (("require_signed", "signing_keys"), ("require_encrypted", "encryption_keys")):
+            if getattr(self, needs) and not getattr(self, setting):
+                raise ConfigurationError(f"{needs} is set, and {setting} has no key")
 
     @property
     def children(self) -> int:
@@ -108,6 +152,47 @@ class Settings:
         """How many shares each fair queue has."""
         return {queue: int(number) for queue, number in self.fair_queues}
 
+    @cached_property
+    def seals(self) -> Seals:
+        """What signs, and checks what is signed. Raises ConfigurationError, among them MissingExtra."""
+        from .sealing import Seals
+
+        return Seals.of(self)
+
+    @cached_property
+    def packing(self) -> Packing:
+        """What compresses and encrypts bodies. Raises ConfigurationError, among them MissingExtra."""
+        from .packing import Packing
+
+        return Packing(self)
+
+    @cached_property
+    def claims(self) -> Claims | None:
+        """Where large bodies are kept. Raises ConfigurationError."""
+        if not self.claims_url:
+            return None
+        from .claims import Claims
+
+        return Claims(self.claims_url, over_bytes=self.claim_over_bytes, expires_s=self.claims_expire_s)
+
+    @cached_property
+    def envelope(self) -> Callable[[Message], bytes]:
+        """What makes the bytes that a message is published as. Raises what `seals`, `packing` and `claims` raise."""
+        return self._envelope or Message.encode
+
+    @cached_property
+    def reframe(self) -> Callable[[Message], bytes]:
+        """What makes the bytes that take the place of a message that was published. Raises as `envelope`."""
+        return self._envelope.again if self._envelope else Message.encode
+
+    @cached_property
+    def _envelope(self) -> Envelope | None:
+        if not (self.signing_keys or self.encryption_keys or self.compress_over_bytes or self.claims_url):
+            return None
+        from .sealing import Envelope
+
+        return Envelope(self.packing, self.claims, self.seals)
+
     @classmethod
     def load(cls, arguments: Mapping[str, Any]) -> Settings:
         """Put settings together from arguments, environment and file. Raises ConfigurationError."""
@@ -134,11 +219,25 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_child_age_s": (0, _YEARS_S),
     "lease_s": (0.1, _YEARS_S),
     "grace_s": (0, _YEARS_S),
+    "watchdog_s": (0, _YEARS_S),
+    "child_silence_s": (0, 1_000_000),
     "max_deliveries": (1, 65_535),
     "unknown_task_grace_s": (0, _YEARS_S),
+    "dead_letters_expire_s": (0, _YEARS_S),
+    "dead_letters_max": (0, 1_000_000_000),
     "max_message_bytes": (2_000, (1 << 31) - 1),
     "max_step_bytes": (100, (1 << 31) - 1),
+    "max_depth": (5, 250),
+    "compress_over_bytes": (0, (1 << 31) - 1),
+    "max_decompressed_bytes": (2_000, (1 << 31) - 1),
+    "claim_over_bytes": (100, (1 << 31) - 1),
+    "claims_expire_s": (1, _YEARS_S),
+    "signature_expires_s": (0, _YEARS_S),
 }
+
+
+_CHOICES = {"compression": CODINGS, "encryption": CIPHERS}
+_SECRETS = ("signing_keys", "encryption_keys")
 
 
 def fields_of(settings: Settings) -> dict[str, Any]:
@@ -159,6 +258,7 @@ def _check_queue(setting: str, queue: str) -> None:
 
 
 def _from_environment() -> tuple[str, dict[str, Any]]:
+    failpoints.check()
     known = {f"{_ENVIRONMENT}{field.name.upper()}": field.name for field in fields(Settings)}
     found = {}
     for variable, value in os.environ.items():
@@ -229,6 +329,8 @@ def _converted(name: str, value: Any, source: str) -> Any:
     try:
         return _convert(kind, value)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
+        if name in _SECRETS:  # neither here nor in the cause
+            raise ConfigurationError(f"{source}: {name} can't be read; it takes {_shape(kind)}") from None
         raise ConfigurationError(f"{source}: {name} is {value!r}; it takes {_shape(kind)}") from error
 
 

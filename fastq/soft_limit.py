@@ -1,4 +1,4 @@
-"""The soft time limit of a coroutine: SoftTimeLimitExceeded is raised where it waits."""
+"""What ends a coroutine from outside, and is raised where it waits: its soft time limit, and the end of its worker."""
 
 from __future__ import annotations
 
@@ -7,45 +7,78 @@ from collections.abc import Coroutine, Generator
 from types import coroutine
 from typing import Any
 
-from .errors import SoftTimeLimitExceeded
+from .ending import Ending
+from .errors import Interrupted, SoftTimeLimitExceeded
 
 
-class _Cancelled(SoftTimeLimitExceeded, asyncio.CancelledError):
-    """What the coroutine gets: a cancellation as well, so that whatever it waits with ends what it began."""
+# What the coroutine gets is a cancellation as well, so that whatever it waits with ends what it began. Callers get it
+# as what it is for them.
+class _Over(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """The soft limit is reached."""
 
 
-# Callers get it as what it is for them.
-_Cancelled.__qualname__ = _Cancelled.__name__ = SoftTimeLimitExceeded.__name__
-_Cancelled.__module__ = SoftTimeLimitExceeded.__module__
+class _Stopped(Interrupted, asyncio.CancelledError):
+    """The worker stops."""
 
 
-async def limited(limited: Coroutine[Any, Any, Any], limit_s: float) -> Any:
-    """Await a coroutine in this asyncio task; after `limit_s` seconds SoftTimeLimitExceeded is raised in it, once.
+for _kind, _known_as in ((_Over, SoftTimeLimitExceeded), (_Stopped, Interrupted)):
+    _kind.__qualname__ = _kind.__name__ = _known_as.__name__
+    _kind.__module__ = _known_as.__module__
 
-    Like a cancellation, it is raised where the coroutine waits for something else than itself.
+INTERRUPTED = "The worker stops"
+_interruptible: set[_Drive] = set()
+
+
+async def limited(limited: Coroutine[Any, Any, Any], limit_s: float, ending: Ending | None = None) -> Any:
+    """Await a coroutine in this asyncio task; after `limit_s` seconds (0: never) SoftTimeLimitExceeded is raised in it.
+
+    With an ending, Interrupted is, when that is announced: see `interrupt`. Like a cancellation, either is raised where
+    the coroutine waits for something else than itself, and once.
     """
-    task = asyncio.current_task()
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    drive = _Drive(task, limit_s)
-    handle = asyncio.get_running_loop().call_later(limit_s, drive.ring)
+    drive = _Drive(task, loop)
+    over = _Over(f"The task ran past its soft time limit of {limit_s:g} s")
+    handle = loop.call_later(limit_s, drive.end, over) if limit_s else None
+    if ending is not None:
+        _interruptible.add(drive)
     try:
+        if ending is not None and ending.near:  # `interrupt` may have passed before
+            limited.close()
+            raise Interrupted(INTERRUPTED)
         return await drive.through(limited)
     finally:
-        handle.cancel()
+        _interruptible.discard(drive)
+        drive.close()
+        if handle is not None:
+            handle.cancel()
+
+
+def interrupt() -> None:
+    """Raise Interrupted in the coroutines of this process that have an ending. Any thread may call this."""
+    for drive in list(_interruptible):
+        drive.loop.call_soon_threadsafe(drive.end, _Stopped(INTERRUPTED))
 
 
 class _Drive:
-    """Takes a coroutine from step to step, and turns the cancellation that `ring` asks for into the exception."""
+    """Takes a coroutine from step to step, and turns the cancellation that `end` asks for into the exception."""
 
-    def __init__(self, task: asyncio.Task[Any], limit_s: float) -> None:
+    def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._task = task
-        self._limit_s = limit_s
-        self._rings = False
+        self._error: BaseException | None = None
+        self._closed = False
 
-    def ring(self) -> None:
-        """The limit is reached; the loop calls this, and so the coroutine waits at this moment."""
-        self._rings = True
-        self._task.cancel()
+    def end(self, error: BaseException) -> None:
+        """Have an exception raised, if none was before; the loop calls this, and so the coroutine waits now."""
+        if not self._closed:
+            self._closed = True
+            self._error = error
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Raise nothing from now on: the coroutine has ended."""
+        self._closed = True
 
     @coroutine
     def through(self, driven: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -69,9 +102,9 @@ class _Drive:
                 error = raised
 
     def _instead_of(self, cancelled: asyncio.CancelledError) -> BaseException:
-        if not self._rings:
+        error, self._error = self._error, None
+        if error is None:
             return cancelled
-        self._rings = False
         if hasattr(self._task, "uncancel"):  # from Python 3.11 on: what follows is not being cancelled
             self._task.uncancel()
-        return _Cancelled(f"The task ran past its soft time limit of {self._limit_s:g} s")
+        return error

@@ -257,7 +257,9 @@ class Task(Generic[P, R]):
     def is_plain(self) -> bool:
         """Whether its calls ask for nothing that `fastq.execution.answer` does not do."""
         options = self.options
-        return self.hooks is None and not options.soft_limit_ms and options.serializer.content_type in CONTENT_CODES
+        if self.hooks is not None or options.soft_limit_ms or options.interruptible:
+            return False
+        return options.serializer.content_type in CONTENT_CODES
 
     @property
     def info(self) -> TaskInfo:
@@ -271,6 +273,7 @@ class Task(Generic[P, R]):
             limits=tuple(limit._replace(key=f"task:{self.name}") for limit in options.limits),
             limited_by_key=options.limit_by is not None,
             superseded=options.unique is not None and options.unique.latest,
+            strict_early=options.strict_early,
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
-from fastq.encoder import decode
+from fastq.backoff import Backoff
 from fastq.errors import BackendError, NotSupported, StateUnavailable, UpstreamFailed
 from fastq.failure import Failure
 from fastq.message import Message
@@ -97,7 +96,7 @@ def _filled(app: FastQ, message: Message, tree: Any, found: Mapping[str, Outcome
 def _value_of(app: FastQ, message: Message, id: bytes, outcome: Outcome | None) -> Any:
     if outcome is None or outcome.state is not State.SUCCESS:
         raise _gone(message, id)
-    return decode(outcome.body, outcome.content_type, app.settings.accept)
+    return app.settings.packing.value_of(outcome)
 
 
 def _gone(message: Message, id: bytes) -> UpstreamFailed:
@@ -113,7 +112,7 @@ def _failure(app: FastQ, message: Message, id: bytes) -> dict[str, str]:
     if outcome is None or outcome.state is State.SUCCESS:
         failure = Failure.of(UpstreamFailed("a task failed, and how is not known any more"))
     else:
-        failure = Failure.decode(outcome.body)
+        failure = app.settings.packing.failure_of(outcome)
     task, task_id = failure.origin or ("", str(uuid.UUID(bytes=id)))
     return {
         "task_id": task_id,
@@ -126,11 +125,10 @@ def _failure(app: FastQ, message: Message, id: bytes) -> dict[str, str]:
 
 def _patiently(message: Message, load: Callable[[], T]) -> T:
     """Load something; while that can't be done, wait. The task's time limit goes on."""
-    pause = _FIRST_PAUSE_S
+    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
     while True:
         try:
             return load()
         except (BackendError, StateUnavailable) as error:
             logger.warning("Task %s[%s] waits for what it is given: %s", message.task, message.uuid, error)
-            time.sleep(random.uniform(0, pause))
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+            time.sleep(backoff.failed())

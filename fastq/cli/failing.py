@@ -18,6 +18,7 @@ from fastq.errors import (
     StateUnavailable,
     UnknownTask,
     UnknownWorker,
+    WorkerStuck,
 )
 from fastq.worker.exiting import ExitCode
 from fastq.worker.logs import escape, escape_lines
@@ -33,6 +34,7 @@ _STATUSES: tuple[tuple[type[FastQError], ExitCode], ...] = (
     (BackendError, ExitCode.BROKER),
     (StateUnavailable, ExitCode.BROKER),
     (ResultTimeout, ExitCode.UNFINISHED),
+    (WorkerStuck, ExitCode.STUCK),
 )
 
 

@@ -10,12 +10,12 @@ import click
 from fastq.cli import options
 from fastq.cli.answers import check_answered, print_json, whom
 from fastq.cli.tables import duration, print_table, printing
-from fastq.worker.logs import escape
+from fastq.worker.logs import escape, escape_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_QUESTIONS = ("active", "reserved", "scheduled", "registered", "stats", "ping")
+_QUESTIONS = ("active", "reserved", "scheduled", "registered", "stats", "stacks", "ping")
 
 
 @click.command(short_help="Ask workers what they have in hand.")
@@ -35,6 +35,7 @@ def command(
     scheduled   how many delayed messages wait at the broker, by queue
     registered  the tasks that a worker knows
     stats       each worker in numbers
+    stacks      where the threads of a worker and of its children are
     ping        who is there
     """
     with options.client(app, folder, broker, backend) as client:
@@ -80,6 +81,13 @@ def _show_stats(console: Console, replies: Mapping[str, dict[str, Any]]) -> None
         )  # fmt: skip
 
 
+def _show_stacks(console: Console, replies: Mapping[str, dict[str, str]]) -> None:
+    for worker, processes in replies.items():
+        for process, stacks in processes.items():
+            text = f"{escape(worker)}, {escape(process)}:\n{escape_lines(stacks)}\n"
+            console.print(text, soft_wrap=True, markup=False)
+
+
 def _show_ping(console: Console, replies: Mapping[str, str]) -> None:
     for worker, answer in replies.items():
         console.print(f"{escape(worker)}: {escape(answer)}", soft_wrap=True)
@@ -91,5 +99,6 @@ _SHOWN: dict[str, Callable[[Console, Mapping[str, Any]], None]] = {
     "scheduled": _show_scheduled,
     "registered": _show_registered,
     "stats": _show_stats,
+    "stacks": _show_stacks,
     "ping": _show_ping,
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -18,6 +21,7 @@ from fastq.cli.failing import status_of
 from fastq.errors import ConfigurationError, FastQError, ProtocolError
 from fastq.routing import queues_of
 from fastq.worker.exiting import ExitCode
+from fastq.worker.systemd import ServiceManager
 
 if TYPE_CHECKING:
     from fastq.pool import Manifest, Pool
@@ -25,6 +29,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastq.worker")
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of the worker beside its settings."""
+
+    queues: list[str] | None
+    name: str
+    drain: bool
+    plain: bool  # no panel
+    manager: ServiceManager
 
 
 def _one_or_more(ctx: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
@@ -63,7 +78,8 @@ Exit status:
   2  an option, setting, URL or app path is wrong
   3  the app can't be imported
   4  the broker or the result backend can't be used
-  5  stopped as asked, but running tasks had to be broken off""",
+  5  stopped as asked, but running tasks had to be broken off
+  6  a part of it hung, and the watchdog ended it""",
 )
 @options.where
 @click.option(
@@ -103,6 +119,7 @@ Exit status:
     metavar="S",
     help="After how long others take over what a worker holds that went silent; by default, 30.",
 )
+@click.option("--drain", is_flag=True, help="Stop when the queues hold nothing that is due.")
 @click.option("-n", "--name", default="", metavar="NAME", help="What others call it; by default, fastq@HOST:PID.")
 @click.option("-E", "--events", is_flag=True, help="Report what becomes of tasks: fastq events.")
 @click.option(
@@ -114,7 +131,7 @@ def command(
     app: str | None, folder: str, broker: str | None, backend: str | None, concurrency: int | None,
     async_concurrency: int | None, autoscale: tuple[int, int] | None, max_tasks_per_child: int | None,
     max_memory_per_child: float | None, max_child_age: float | None, pool: str | None,
-    queues: list[str] | None, grace: float | None, lease: float | None, name: str, events: bool,
+    queues: list[str] | None, grace: float | None, lease: float | None, drain: bool, name: str, events: bool,
     loglevel: str, json_logs: bool,
 ) -> int:  # fmt: skip
     """Run the tasks of an app, in children, until SIGTERM or ^C.
@@ -123,11 +140,15 @@ def command(
     process never imports it: a template process does, and forks the children; but for the solo pool.
 
     After SIGTERM or ^C, tasks that run may end, and what was not begun goes back to its queue. After a
-    second ^C, or SIGQUIT, nothing is waited for.
+    second ^C, or SIGQUIT, nothing is waited for. SIGUSR1 logs where all threads are.
     """
     from fastq.worker import logs
 
     logs.set_up(loglevel.upper(), as_json=json_logs)
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            faulthandler.enable()
+    asked = _Asked(queues, name, drain, json_logs, ServiceManager.of_this_process())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker runs, and looks after signals itself
     overrides = options.given(
         broker=broker, backend=backend, concurrency=concurrency, grace_s=grace, lease_s=lease, events=events or None,
@@ -137,7 +158,7 @@ def command(
     if autoscale is not None:
         overrides.update(autoscale_min=autoscale[0], autoscale_max=autoscale[1])
     try:
-        return _work(app, folder, overrides, queues, name, loglevel.upper(), json_logs)
+        return _work(app, folder, overrides, asked, loglevel.upper())
     except FastQError as error:
         if not json_logs:
             raise
@@ -150,40 +171,35 @@ def command(
         return ExitCode.OK
 
 
-def _work(
-    app: str | None, folder: str, overrides: dict[str, Any], queues: list[str] | None, name: str, level: str,
-    json_logs: bool,
-) -> ExitCode:  # fmt: skip
+def _work(app: str | None, folder: str, overrides: dict[str, Any], asked: _Asked, level: str) -> ExitCode:
     from fastq.pools.prefork import PreforkPool
 
     if overrides.get("pool") == "solo":
-        return _work_alone(app, folder, overrides, queues, name, plain=json_logs)
-    pool = PreforkPool(app, folder=folder, overrides=overrides, log_level=level, json_logs=json_logs)
+        return _work_alone(app, folder, overrides, asked)
+    pool = PreforkPool(app, folder=folder, overrides=overrides, log_level=level, json_logs=asked.plain)
     try:
         pool.begin()
         _import_ahead(overrides)
         manifest = pool.load()
         if manifest.settings["pool"] != "solo":
-            return _serve(pool, manifest, queues, name, plain=json_logs)
+            return _serve(pool, manifest, asked)
     finally:
         pool.stop(time.monotonic())
-    return _work_alone(app, folder, overrides, queues, name, plain=json_logs)
+    return _work_alone(app, folder, overrides, asked)
 
 
-def _work_alone(
-    app: str | None, folder: str, overrides: dict[str, Any], queues: list[str] | None, name: str, *, plain: bool
-) -> ExitCode:
+def _work_alone(app: str | None, folder: str, overrides: dict[str, Any], asked: _Asked) -> ExitCode:
     from fastq.pools.solo import SoloPool
 
     pool = SoloPool(app, folder=folder, overrides=overrides)
     manifest = pool.load()
     try:
-        return _serve(pool, manifest, queues, name, plain=plain)
+        return _serve(pool, manifest, asked)
     finally:
         pool.stop(time.monotonic())
 
 
-def _serve(pool: Pool, manifest: Manifest, queues: list[str] | None, name: str, *, plain: bool) -> ExitCode:
+def _serve(pool: Pool, manifest: Manifest, asked: _Asked) -> ExitCode:
     from fastq.backends import open_backend
     from fastq.brokers import open_broker
     from fastq.cli.banner import announce
@@ -194,18 +210,19 @@ def _serve(pool: Pool, manifest: Manifest, queues: list[str] | None, name: str, 
 
     settings = settings_of(manifest.settings)
     children = settings.children
-    queues = queues or [settings.default_queue]
+    queues = asked.queues or [settings.default_queue]
     options.check_shared(settings)
     Title(manifest.app, "worker").show(f"with {children} {'child' if children == 1 else 'children'}")
     with ExitStack() as opened:
-        broker = opened.enter_context(closing(open_broker(settings.broker)))
+        broker = opened.enter_context(closing(open_broker(settings.broker, settings.envelope)))
         backend = opened.enter_context(closing(open_backend(settings.backend_url, expires_s=settings.result_expires_s)))
         worker = Worker(
             broker=broker, backend=backend,
             state=lambda: opened.enter_context(closing(open_state(*settings.state_urls))),
-            pool=pool, manifest=manifest, settings=settings, queues=queues, name=name, leaving=True,
+            pool=pool, manifest=manifest, settings=settings, queues=queues, name=asked.name, leaving=True,
+            drain=asked.drain, manager=asked.manager,
         )  # fmt: skip
-        announce(manifest, settings, queues, children, plain=plain)
+        announce(manifest, settings, queues, children, plain=asked.plain)
         _calm_the_collector()
         return worker.run(overdue=_give_up)
 
@@ -235,10 +252,10 @@ def _import_broker(overrides: dict[str, Any]) -> None:
         import_broker(Settings.load(overrides).broker)
 
 
-def _give_up() -> NoReturn:
+def _give_up(status: ExitCode = ExitCode.UNFINISHED) -> NoReturn:
     """Leave. The words have a thread of their own, because it may be the log that hangs."""
     words = "Stopping hangs: leaving at once. What was in hand goes to others when the lease has run out"
     telling = threading.Thread(target=logger.critical, args=(words,), daemon=True)
     telling.start()
     telling.join(1.0)
-    os._exit(ExitCode.UNFINISHED)
+    os._exit(status)

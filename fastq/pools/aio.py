@@ -11,11 +11,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from fastq import soft_limit
 from fastq._speedups import Seat
 from fastq.execution import execute, execute_async
 from fastq.message import Message
 from fastq.outcome import Outcome
-from fastq.pools.child import LOOK_S, Post, end, framed, is_over
+from fastq.pools.child import LOOK_S, Post, end, framed, is_over, open_seat
 from fastq.pools.soft_limits import Watch
 from fastq.pools.term import Term
 from fastq.task import AsyncTask
@@ -36,7 +37,7 @@ class EventLoop:
         assert post.line is not None
         self._post = post
         self._line: socket.socket = post.line
-        self._watch = Watch()
+        self._watch = Watch(post.app.lifecycle.ending)
         self._term = Term(post.app.settings)
         self._size = post.size
         self._free: queue.SimpleQueue[Seat] = queue.SimpleQueue()
@@ -97,7 +98,7 @@ class EventLoop:
             if self._spare and len(self._seats) - len(self._spare) < self._size:
                 return self._spare.pop()
             if len(self._seats) < self._size:
-                self._seats.append(Seat(self._post.fds, self._post.seat + len(self._seats)))
+                self._seats.append(open_seat(self._post, len(self._seats)))
                 return self._seats[-1]
         with suppress(queue.Empty):
             return self._free.get(timeout=timeout) if timeout else None
@@ -122,10 +123,12 @@ class EventLoop:
         if isinstance(app.tasks.get(message.task), AsyncTask):
             outcome: Outcome | None = await self._run_coroutine(ticket, message)
         else:
-            outcome = await self._loop.run_in_executor(self._threads, execute, app, message, self._watch.call)
+            outcome = await self._loop.run_in_executor(self._threads, execute, app, message, self._watch.call, ticket)
         if self._broken:  # it was cut off with the others: that is no outcome
             return
-        ended = b"" if outcome is None or ticket in self._told_to_end else framed(message, outcome)
+        ended = b""
+        if outcome is not None and ticket not in self._told_to_end:
+            ended = framed(message, outcome, app.settings.packing)
         end(seat, ticket, frame, ended)
         self._told_to_end.discard(ticket)
         self._in_hand -= 1
@@ -140,7 +143,7 @@ class EventLoop:
         assert task is not None
         self._coroutines[ticket] = task
         try:
-            return await execute_async(self._post.app, message)
+            return await execute_async(self._post.app, message, ticket)
         except asyncio.CancelledError:  # before the task's own code began
             if ticket not in self._told_to_end:
                 raise
@@ -168,6 +171,11 @@ class EventLoop:
                 self._resize(order["size"])
             elif "leave" in order:
                 self._leaving = True
+            elif "interrupt" in order:
+                self._watch.interrupt()
+                soft_limit.interrupt()
+            elif "answer" in order:
+                self._post.page.answered[self._post.number] = order["answer"]
 
     def _cancel(self, ticket: int) -> None:
         """Have a coroutine end. Where this has no effect, and with threads, the parent ends the process."""

@@ -15,9 +15,9 @@ from typing import Any
 
 from fastq._speedups import Channel
 from fastq.errors import PoolError
-from fastq.pool import Ended, Running
+from fastq.pool import LEFT, Ended, Running
 from fastq.pools.brake import Brake
-from fastq.pools.template_process import describe
+from fastq.pools.stacks import is_stopped, stacks_of
 
 logger = logging.getLogger("fastq.pool")
 
@@ -208,15 +208,15 @@ class Lane:
         if process in self._pids:
             self._leaving.add(process)
 
-    def died(self, process: int, status: int) -> list[Ended]:
-        """Settle the accounts of a dead process."""
+    def died(self, process: int, status: int, death: str) -> list[Ended]:
+        """Settle the accounts of a dead process; `death` says how it died, in its first line, and more below."""
         pid = self._pids.pop(process, 0)
         left = process in self._leaving
         self._leaving.discard(process)
         if self.ruined:
             return self._rebuilt()
         try:
-            ended, broken = self._buried(process, describe(status))
+            ended, broken = self._buried(process, death)
         except BufferError as damage:
             self._ruin(damage)
             return self._rebuilt()
@@ -226,10 +226,29 @@ class Lane:
             logger.info("Pool child %d (pid %d) has left%s", process, pid, "" if left else "; it is replaced")
             return ended
         delay = self._brake.delay_after_death(process)
+        how, _, words = death.partition("\n")
         pause = f"; its successor waits {delay:.1f} s" if delay else ""
-        logger.warning("Pool child %d (pid %d) %s%s", process, pid, describe(status), pause)
+        logger.warning("Pool child %d (pid %d) %s%s%s", process, pid, how, pause, words and f"\n{words}")
         self._forks.append(time.monotonic() + delay)
         return ended
+
+    def silent(self, process: int) -> None:
+        """Replace a process that does not answer; not one that may be busy, unless it was stopped by a signal."""
+        pid = self._pids.get(process, 0)
+        stopped = is_stopped(pid)
+        busy = any(self._process(run.child) == process for run in self.running())
+        if not pid or self.quiet or (busy and not stopped):
+            return
+        where = "" if stopped else "\n" + stacks_of([pid]).get(pid, "Where it is, it does not say")
+        logger.error(
+            "Pool child %d (pid %d) %s, and is replaced%s",
+            process, pid, "was stopped" if stopped else "does not answer", where,
+        )  # fmt: skip
+        self._order({"kill": process})
+
+    def pids(self) -> dict[str, int]:
+        """Return the processes, by what they are called."""
+        return {f"child {process} (pid {pid})": pid for process, pid in list(self._pids.items())}
 
     def salvage(self, death: str) -> list[Ended]:
         """When all processes are dead: settle the accounts of all; `tend` has them forked again."""
@@ -273,7 +292,7 @@ class Lane:
         # Ended's own constructor, which NamedTuple writes in Python, takes three times as long.
         new = tuple.__new__
         return [
-            new(Ended, (ticket, outcome, "" if outcome else "was told to end it", False))
+            new(Ended, (ticket, outcome, "" if outcome else LEFT, not outcome))
             for _, ticket, outcome in taken
             if frames.pop(ticket, None) is not None
         ]

@@ -18,11 +18,13 @@ from typing import Any
 from fastq.errors import PoolError
 from fastq.pool import Ended, Manifest, Pool, Running
 from fastq.pools.lane import MAX_SEATS, SLOTS, Lane, Plan
-from fastq.pools.template_process import TemplateProcess
+from fastq.pools.stacks import stacks_of
+from fastq.pools.template_process import TemplateProcess, describe
 
 logger = logging.getLogger("fastq.pool")
 
 _TEMPLATE_STARTS = 5  # how often in a row, with nothing ended in between, a template that dies is started again
+_NEWS = ("born", "stillborn", "leaving", "silent", "died")  # of children
 _ROOM_TO_GROW = 64  # children that there may be beyond those of the start
 
 
@@ -109,6 +111,7 @@ class PreforkPool(Pool):
             heard = self._template.fileno() in ready
             if heard:
                 ended += self._hear()
+                self._template.reap_orphans()
             for lane in self._lanes:
                 lane.tend()
             if self._interrupted in ready:
@@ -139,8 +142,15 @@ class PreforkPool(Pool):
 
     # -- stop ------------------------------------------------------------------------------------
 
-    def quiet(self) -> None:
+    def stacks(self) -> dict[str, str]:
+        pids = {name: pid for lane in self._lanes for name, pid in lane.pids().items()}
+        found = stacks_of(pids.values())
+        return {name: found.get(pid, "it does not say") for name, pid in pids.items()}
+
+    def quiet(self, deadline: float | None = None) -> None:
         self._quiet = True
+        if deadline is not None:
+            self._order({"ending": deadline})
         for lane in self._lanes:
             lane.quiet = True
             lane.channel.stop()
@@ -173,7 +183,7 @@ class PreforkPool(Pool):
             return self._template_died()
         ended: list[Ended] = []
         for item in sorted(news, key=lambda item: "died" in item):  # who has died, was born before
-            process = next((item[what] for what in ("born", "stillborn", "leaving", "died") if what in item), -1)
+            process = next((item[what] for what in _NEWS if what in item), -1)
             for lane in self._lanes:
                 if lane.owns(process):
                     ended += _told(lane, item)
@@ -222,7 +232,7 @@ def _loop(at_once: int, most: int, first: int) -> Plan:
     return Plan("loop", at_once, most, first, min(65_535, 4 * most + 64))
 
 
-def _told(lane: Lane, news: Mapping[str, int]) -> list[Ended]:
+def _told(lane: Lane, news: Mapping[str, Any]) -> list[Ended]:
     """Tell a lane what the template says of one of its processes."""
     if "born" in news:
         lane.born(news["born"], news["pid"])
@@ -230,6 +240,8 @@ def _told(lane: Lane, news: Mapping[str, int]) -> list[Ended]:
         return lane.stillborn(news["stillborn"])
     elif "leaving" in news:
         lane.leaves(news["leaving"])
+    elif "silent" in news:
+        lane.silent(news["silent"])
     else:
-        return lane.died(news["died"], news["status"])
+        return lane.died(news["died"], news["status"], describe(news["status"], news["peak_mb"], news["words"]))
     return []

@@ -1,4 +1,4 @@
-"""Soft time limits of sync tasks: SoftTimeLimitExceeded is raised in the task's code, and nowhere else.
+"""What is raised in sync tasks from outside, in their code and nowhere else: their soft time limit, and Interrupted.
 
 What comes late, when the task's code has ended, is dropped: it reaches neither fastq's code nor the next task.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import heapq
 import itertools
+import math
 import signal
 import threading
 import time
@@ -15,34 +16,66 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from fastq.errors import SoftTimeLimitExceeded
+from fastq.ending import Ending
+from fastq.errors import Interrupted, SoftTimeLimitExceeded, TaskError
+
+#: By which a child in the midst of an interruptible task is told that the worker stops: whoever has no handler for it
+#: does not notice it.
+INTERRUPT = signal.SIGURG
+
+_STOPS = "The worker stops"
 
 
 class Alarm:
-    """Limits calls in the main thread of a process, by SIGALRM and the timer that belongs to it."""
+    """Ends calls in the main thread of a process: by SIGALRM and the timer that belongs to it, and by `INTERRUPT`."""
 
     _AGAIN_S = 0.02  # an alarm that found fastq's own code at work rings again
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
         self._armed = False
+        self._interruptible = False
         self._limit_s = 0.0
+        self._over_at = math.inf
 
-    def call(self, limit_s: float, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call a function; raises SoftTimeLimitExceeded in it when it takes longer than `limit_s`."""
+    def call(
+        self, limit_s: float, interruptible: bool, function: Callable[..., Any], args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:  # fmt: skip
+        """Call a function; raises SoftTimeLimitExceeded in it when it takes longer than `limit_s`, if that is not 0.
+
+        If it is interruptible, Interrupted is raised in it when the worker stops. One of both is raised, once.
+        """
         signal.signal(signal.SIGALRM, self._ring)  # each time: the last task may have put in its own
-        self._limit_s = limit_s
+        if interruptible:
+            signal.signal(INTERRUPT, self._ring)
+        self._limit_s, self._interruptible = limit_s, interruptible
+        self._over_at = time.monotonic() + limit_s if limit_s else math.inf
         self._armed = True
-        signal.setitimer(signal.ITIMER_REAL, limit_s, self._AGAIN_S)
         try:
+            signal.setitimer(signal.ITIMER_REAL, limit_s, self._AGAIN_S)
+            if interruptible and self._ending.near:  # `INTERRUPT` may have come before
+                raise Interrupted(_STOPS)
             return _called(function, args, kwargs)
         finally:
             self._armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)  # the handler stays: the signal may be on its way
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the handlers stay: a signal may be on its way
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
-        if self._armed and frame is not None and frame.f_code is not Alarm.call.__code__:
-            self._armed = False
-            raise SoftTimeLimitExceeded(_words(self._limit_s))
+        if not self._armed or frame is None or (error := self._due()) is None:
+            return
+        if frame.f_code is Alarm.call.__code__:
+            signal.setitimer(signal.ITIMER_REAL, self._AGAIN_S, self._AGAIN_S)
+            return
+        self._armed = False
+        raise error
+
+    def _due(self) -> TaskError | None:
+        if self._interruptible and self._ending.near:
+            return Interrupted(_STOPS)
+        if time.monotonic() >= self._over_at:
+            return SoftTimeLimitExceeded(_words(self._limit_s))
+        return None
 
 
 def _words(limit_s: float) -> str:
@@ -55,17 +88,19 @@ def _called(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
 
 
 class Watch:
-    """Limits calls in any thread, by exceptions that a thread of its own has raised in them.
+    """Ends calls in any thread, by exceptions that another thread has raised in them.
 
     They are raised between two steps of Python: a call that waits in C is not interrupted by them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
         # A plain lock: an exception that is raised from outside does not come between it and the `with` it opens.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._entries: list[tuple[float, int, int]] = []  # when, entry, thread
         self._live: set[int] = set()  # entries whose call goes on
+        self._interruptible: dict[int, int] = {}  # entry: thread
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -78,36 +113,53 @@ class Watch:
         if self._thread is not None:
             self._thread.join()
 
-    def call(self, limit_s: float, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def call(
+        self, limit_s: float, interruptible: bool, function: Callable[..., Any], args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Any:  # fmt: skip
         """As `Alarm.call`."""
-        entry = self._enter(limit_s)
+        entry = self._enter(limit_s, interruptible=interruptible)
         try:
+            if interruptible and self._ending.near:  # `interrupt` may have passed before
+                raise Interrupted(_STOPS)
             return function(*args, **kwargs)
-        except SoftTimeLimitExceeded as error:
-            error.args = error.args or (_words(limit_s),)  # it was made without any
+        except (SoftTimeLimitExceeded, Interrupted) as error:
+            # It was made without any words.
+            error.args = error.args or (_STOPS if isinstance(error, Interrupted) else _words(limit_s),)
             raise
         finally:
             while True:
                 try:
                     self._leave(entry)
                     break
-                except SoftTimeLimitExceeded:  # too late; it is raised once, so the next turn ends it
+                except (SoftTimeLimitExceeded, Interrupted):  # too late; it is raised once, so the next turn ends it
                     continue
 
-    def _enter(self, limit_s: float) -> int:
+    def interrupt(self) -> None:
+        """Raise Interrupted in the calls that are interruptible. Any thread may call this."""
+        with self._lock:
+            for thread in self._interruptible.values():
+                _raise_in(thread, Interrupted)
+            self._interruptible.clear()
+
+    def _enter(self, limit_s: float, *, interruptible: bool) -> int:
         with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._keep, name="fastq-soft-limits", daemon=True)
-                self._thread.start()
             entry = next(self._numbers)
             self._live.add(entry)
-            heapq.heappush(self._entries, (time.monotonic() + limit_s, entry, threading.get_ident()))
-            self._changed.notify()
+            if interruptible:
+                self._interruptible[entry] = threading.get_ident()
+            if limit_s:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._keep, name="fastq-soft-limits", daemon=True)
+                    self._thread.start()
+                heapq.heappush(self._entries, (time.monotonic() + limit_s, entry, threading.get_ident()))
+                self._changed.notify()
             return entry
 
     def _leave(self, entry: int) -> None:
         with self._lock:
             self._live.discard(entry)
+            self._interruptible.pop(entry, None)
             _raise_in(threading.get_ident(), None)  # what was to be raised, and was not yet
 
     def _keep(self) -> None:

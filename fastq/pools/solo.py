@@ -16,7 +16,7 @@ from fastq.discovery import find_app
 from fastq.errors import PoolError
 from fastq.execution import close_event_loop, execute
 from fastq.message import Message
-from fastq.pool import Ended, Manifest, Pool, Running
+from fastq.pool import LEFT, Ended, Manifest, Pool, Running
 from fastq.pools.child import framed
 from fastq.pools.soft_limits import Watch
 from fastq.settings import fields_of
@@ -39,7 +39,7 @@ class SoloPool(Pool):
         self._path, self._folder, self._overrides = app, folder, dict(overrides or {})
         self._capacity = capacity
         self._app: FastQ
-        self._watch = Watch()
+        self._watch: Watch
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._running: Running | None = None
@@ -67,6 +67,8 @@ class SoloPool(Pool):
             self._app.lifecycle.begin_child()
         except Exception as error:
             raise PoolError(f"What the app does on_child_start failed: {type(error).__name__}: {error}") from error
+        self._app.lifecycle.ending.announce(0.0)
+        self._watch = Watch(self._app.lifecycle.ending)
         self._thread.start()
 
     # -- the two directions -------------------------------------------------------------------
@@ -116,10 +118,16 @@ class SoloPool(Pool):
 
     # -- stop ------------------------------------------------------------------------------------
 
-    def quiet(self) -> None:
+    def quiet(self, deadline: float | None = None) -> None:
         with self._changed:
             self._quiet = True
             self._changed.notify_all()
+        if deadline is not None and self._thread.ident:
+            from fastq import soft_limit  # needs asyncio, which not everyone does
+
+            self._app.lifecycle.ending.announce(deadline)
+            self._watch.interrupt()
+            soft_limit.interrupt()
 
     def stop(self, deadline: float) -> None:
         self.quiet()
@@ -128,6 +136,7 @@ class SoloPool(Pool):
             if not self._child_ended and not self._thread.is_alive():
                 self._child_ended = True
                 self._app.lifecycle.end_child()
+                self._app.lifecycle.ending.announce(0.0)
 
     # -- the thread that runs tasks -----------------------------------------------------------------
 
@@ -154,4 +163,6 @@ class SoloPool(Pool):
 
     def run(self, ticket: int, message: Message) -> Ended:
         """Run one task to its end."""
-        return Ended(ticket, framed(message, execute(self._app, message, self._watch.call)))
+        outcome = execute(self._app, message, self._watch.call, ticket)
+        frame = framed(message, outcome, self._app.settings.packing)
+        return Ended(ticket, frame) if frame else Ended(ticket, b"", LEFT, blameless=True)

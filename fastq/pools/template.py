@@ -4,9 +4,11 @@ It has one thread, so that its forks are safe, and children share its memory unt
 talks with the parent over a stream socket, a JSON object a line:
 
 * to the parent: ``{"ready": manifest}`` or ``{"failed": …}`` once; for children ``{"born": number, "pid": pid}``,
-  ``{"stillborn": number}``, ``{"leaving": number}`` and ``{"died": number, "pid": pid, "status": wait status}``;
+  ``{"stillborn": number}``, ``{"leaving": number}``, ``{"silent": number}`` and ``{"died": number, "pid": pid,
+  "status": wait status, "peak_mb": millions of bytes, "words": its last ones}``;
 * from the parent: ``{"channels": [how many descriptors each has]}`` with the descriptors, ``{"fork": number, …}``,
-  ``{"kill": number}``, ``{"leave": number}``, and ``{"tell": number, …}``, which a child with many seats gets to read.
+  ``{"kill": number}``, ``{"leave": number}``, ``{"ending": deadline}`` for all, and ``{"tell": number, …}``, which a
+  child with many seats gets to read.
 
 When the parent is gone, so is the other end of the socket: the template kills the whole process group.
 Run as ``python -m fastq.pools.template SOCKET``, with a JSON object that `PreforkPool` writes on standard input.
@@ -19,22 +21,26 @@ import ctypes
 import gc
 import json
 import logging
-import mmap
 import os
 import select
 import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from fastq import failpoints
 from fastq.app import FastQ
 from fastq.discovery import find_app
 from fastq.errors import AppImportError, FastQError
 from fastq.pools import child
 from fastq.pools.child import Post
+from fastq.pools.last_words import LastWords
+from fastq.pools.page import LEAVE, READY, Page
+from fastq.pools.soft_limits import INTERRUPT
 from fastq.pools.title import Title
 from fastq.settings import fields_of, settings_of
 from fastq.worker import logs
@@ -42,7 +48,8 @@ from fastq.worker import logs
 logger = logging.getLogger("fastq.template")
 
 _PR_SET_PDEATHSIG = 1
-_MOST_PROCESSES = 8192
+_PR_SET_CHILD_SUBREAPER = 36
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 class Template:
@@ -54,7 +61,10 @@ class Template:
         self._children: dict[int, int] = {}  # pid: number
         self._channels: list[tuple[int, ...]] = []
         self._lines: dict[int, socket.socket] = {}  # number: to a child that is told things
-        self._leave = mmap.mmap(-1, _MOST_PROCESSES)  # shared with children: a byte each, 1 when it is to leave
+        self._words = LastWords()
+        self._page = Page()
+        self._silence_s = app.settings.child_silence_s
+        self._ask_at = time.monotonic() + self._silence_s
         self._waiting = select.poll()
         self._input = b""
         self._woken, self._wake = os.pipe()
@@ -68,7 +78,7 @@ class Template:
         self._waiting.register(self._control, select.POLLIN)
         self._waiting.register(self._woken, select.POLLIN)
         while True:
-            for fd, _ in self._waiting.poll():
+            for fd, _ in self._waiting.poll(self._patience()):
                 if fd == self._woken:
                     with suppress(BlockingIOError):
                         os.read(self._woken, 4096)
@@ -78,6 +88,8 @@ class Template:
                 else:
                     self._hear_child(fd)
             self._reap()
+            if self._silence_s and time.monotonic() >= self._ask_at:
+                self._ask_children()
 
     def _hear(self) -> bool:
         data, ancillary, _, _ = self._control.recvmsg(65_536, socket.CMSG_SPACE(64))
@@ -92,10 +104,12 @@ class Template:
             elif "kill" in order:
                 self._kill(order["kill"])
             elif "leave" in order:
-                self._leave[order["leave"]] = 1
+                self._page.asked[order["leave"]] = LEAVE
                 self._tell(order["leave"], order)
             elif "tell" in order:
                 self._tell(order["tell"], order)
+            elif "ending" in order:
+                self._announce(order["ending"])
             else:
                 fds = iter(received)
                 self._channels = [tuple(next(fds) for _ in range(count)) for count in order["channels"]]
@@ -114,6 +128,37 @@ class Template:
                     self._waiting.unregister(fd)
                 return
 
+    def _announce(self, deadline: float) -> None:
+        """Let all tasks know by when they are to have ended, and interrupt those that want it."""
+        self._page.ending[0] = deadline
+        for pid, number in self._children.items():
+            if number in self._lines:
+                self._tell(number, {"interrupt": number})
+            else:
+                os.kill(pid, INTERRUPT)  # not reaped yet, so the number is still its own
+
+    def _patience(self) -> float | None:
+        """Return for how many milliseconds there is nothing to do but what comes in."""
+        return max(0.0, self._ask_at - time.monotonic()) * 1000 + 1 if self._silence_s else None
+
+    def _ask_children(self) -> None:
+        """Ask each whether it is there, and tell the parent who has not answered since the last time.
+
+        If this comes late, all processes may have been stopped, or the machine asleep, and nobody is blamed.
+        """
+        page, now = self._page, time.monotonic()
+        late = now - self._ask_at > self._silence_s / 2
+        self._ask_at = now + self._silence_s
+        for number in self._children.values():
+            asked, answered = page.asked[number], page.answered[number]
+            if asked == LEAVE or not answered:
+                continue
+            if answered != asked and asked and not late:
+                self.say({"silent": number})
+                continue
+            page.asked[number] = asked + 1 if READY < asked < 255 else READY + 1
+            self._tell(number, {"answer": page.asked[number]})
+
     def _tell(self, number: int, order: dict[str, Any]) -> None:
         if number in self._lines:
             with suppress(OSError):  # it is gone, or reads nothing: the parent helps itself
@@ -121,8 +166,9 @@ class Template:
 
     def _fork(self, order: dict[str, Any]) -> None:
         number, own_pid = order["fork"], os.getpid()
-        self._leave[number] = 0
+        self._page.clear(number)
         line, pid = None, -1
+        self._words.expect(number)
         try:
             if order["serves"] != "one":
                 line = self._open_line(number)
@@ -135,6 +181,7 @@ class Template:
             line.close()
         if pid < 0:
             self._close_line(number)
+            self._words.of(number)
             self.say({"stillborn": number})
             return
         self._children[pid] = number
@@ -167,12 +214,16 @@ class Template:
             os.close(self._wake)
             self._control.close()
             child.prepare()
+            self._words.begin(order["fork"])
+            failpoints.enter("child")
             for mine in self._lines.values():
                 mine.close()
             post = Post(
-                self._app, order["fork"], self._channels[order["lane"]], order["seat"], order["size"], self._leave, line
+                self._app, order["fork"], self._channels[order["lane"]], order["seat"], order["size"], self._page, line
             )
+            self._app.lifecycle.ending.watch(self._page.ending)
             self._app.lifecycle.begin_child()
+            self._page.answered[post.number] = READY
             child.SERVES[order["serves"]](post)
             self._app.lifecycle.end_child()
             status = 0
@@ -191,14 +242,20 @@ class Template:
                 os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
 
     def _reap(self) -> None:
-        while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
             if pid == 0:
                 return
             number = self._children.pop(pid, None)
             if number is not None:
                 self._close_line(number)
-                self.say({"died": number, "pid": pid, "status": status})
+                self.say({
+                    "died": number, "pid": pid, "status": status, "peak_mb": round(usage.ru_maxrss * _RSS_UNIT / 1e6),
+                    "words": self._words.of(number),
+                })  # fmt: skip
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent."""
@@ -216,6 +273,12 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _adopt_orphans() -> None:
+    """Have processes that a task left behind become children of this one, which reaps them, and not of process 1."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _manifest(app: FastQ) -> dict[str, Any]:
     tasks = [asdict(task.info) for task in app.tasks.values()]
     return {"app": app.name, "settings": fields_of(app.settings), "tasks": tasks}
@@ -231,6 +294,7 @@ def main(arguments: list[str]) -> None:
     try:
         app = find_app(options["app"], options["folder"])
         app.settings = settings_of({**fields_of(app.settings), **options["overrides"]})
+        _ = app.settings.packing  # its keys are read here, once for all children
         app.lifecycle.begin_worker()
     except FastQError as error:
         failed = {"kind": type(error).__name__, "message": str(error)}
@@ -244,6 +308,7 @@ def main(arguments: list[str]) -> None:
         )
     gc.collect()
     gc.freeze()
+    _adopt_orphans()
     template = Template(app, control)
     template.say({"ready": _manifest(app)})
     try:

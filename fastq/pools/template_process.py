@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from fastq import errors
@@ -83,6 +84,19 @@ class TemplateProcess:
         *lines, self._input = (self._input + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def reap_orphans(self) -> None:
+        """As process 1, which the system gives what others left behind: let go of what is dead, but for the template.
+
+        While there is a template, it adopts what tasks leave behind; this is for what outlives one that died.
+        """
+        if os.getpid() != 1:
+            return
+        for task in Path("/proc/self/task").iterdir():
+            for pid in map(int, (task / "children").read_text().split()):
+                if pid != self._process.pid:
+                    with suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+
     def end(self) -> None:
         """Kill the template and all that is in its process group, and wait until it is gone."""
         self._control.close()
@@ -95,9 +109,12 @@ def _task_info(told: dict[str, Any]) -> TaskInfo:
     return TaskInfo(**{**told, "limits": tuple(Limit(*limit) for limit in told["limits"])})
 
 
-def describe(status: int) -> str:
-    """Say how a process ended, from its wait status."""
-    return _exit_words(os.waitstatus_to_exitcode(status))
+def describe(status: int, peak_mb: int = 0, words: str = "") -> str:
+    """Say how a process ended, from its wait status, and how much memory it had; its last words follow on lines."""
+    how = _exit_words(os.waitstatus_to_exitcode(status))
+    if peak_mb:
+        how = f"{how}, having had up to {peak_mb} MB"
+    return f"{how}\n{words}" if words else how
 
 
 def _exit_words(code: int) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from fastq._speedups import Seat
 from fastq.execution import execute
 from fastq.message import Message
-from fastq.pools.child import LOOK_S, Post, end, framed, is_over
+from fastq.pools.child import LOOK_S, Post, end, framed, is_over, open_seat
 from fastq.pools.soft_limits import Watch
 from fastq.pools.term import Term
 
@@ -27,7 +27,7 @@ class Threads:
         assert post.line is not None
         self._post = post
         self._line: socket.socket = post.line
-        self._watch = Watch()
+        self._watch = Watch(post.app.lifecycle.ending)
         self._term = Term(post.app.settings)
         self._changing = threading.Lock()
         self._size = post.size
@@ -60,6 +60,10 @@ class Threads:
             self._man()
         elif "leave" in order:
             self._leaving = True
+        elif "interrupt" in order:
+            self._watch.interrupt()
+        elif "answer" in order:
+            self._post.page.answered[self._post.number] = order["answer"]
 
     def _man(self) -> None:
         """Start the threads that are lacking."""
@@ -83,14 +87,15 @@ class Threads:
     def _serve_seat(self, number: int) -> None:
         post = self._post
         if number not in self._seats:
-            self._seats[number] = Seat(post.fds, post.seat + number)
+            self._seats[number] = open_seat(post, number)
         seat = self._seats[number]
         while self._goes_on(number):
             taken = seat.get(LOOK_S)
             if taken is not None:
                 ticket, frame = taken
                 message = Message.decode(frame)
-                end(seat, ticket, frame, framed(message, execute(post.app, message, self._watch.call)))
+                outcome = execute(post.app, message, self._watch.call, ticket)
+                end(seat, ticket, frame, framed(message, outcome, post.app.settings.packing))
             if self._term.limited and not self._leaving and is_over(self._term, post.number, taken is not None):
                 self._leaving = True
                 self._line.send(b"leaving\n")

@@ -9,12 +9,14 @@ import random
 import socket
 import threading
 import time
+import uuid
 import weakref
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from fastq._speedups import AmqpLink
-from fastq._speedups.amqp_values import AmqpError, Unconfirmed
+from fastq._speedups.amqp_values import AmqpError, Field, Unconfirmed
+from fastq.backoff import pause
 from fastq.errors import BrokerUnavailable, FastQError
 from fastq.systems.amqp_url import AmqpUrl
 
@@ -24,14 +26,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRUSTED_S = 20.0  # a link that was silent for longer is tried before it is used
-_LONGEST_PAUSE_S = 3.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 3.0
 
 #: What a link raises for whatever goes wrong beyond it.
 ERRORS = OSError
 
 
-def connect(url: AmqpUrl, *, name: str, heartbeat_s: int) -> Link:
-    """Return a link to one of the URL's nodes, tried in random order. Raises OSError, for which `explain` has words."""
+def connect(url: AmqpUrl, *, name: str, heartbeat_s: int, worker: Mapping[str, str] | None = None) -> Link:
+    """Return a link to one of the URL's nodes, tried in random order. Raises OSError, for which `explain` has words.
+
+    That of a worker is an incarnation of it: it has an owner, see `owner_of`, and tells the server what `worker` says.
+    """
+    about: dict[str, Field] = {}
+    if worker is not None:
+        about["fastq"] = {"owner": str(uuid.uuid4()), "prefix": url.prefix, "about": dict(worker)}
     refused: OSError = ConnectionError("no address")
     for host, port in random.sample(url.addresses, len(url.addresses)):
         try:
@@ -44,6 +52,7 @@ def connect(url: AmqpUrl, *, name: str, heartbeat_s: int) -> Link:
                 heartbeat_s=heartbeat_s,
                 timeout_s=url.timeout_s,
                 name=name,
+                about=about,
             )
         except PermissionError:
             raise
@@ -52,6 +61,12 @@ def connect(url: AmqpUrl, *, name: str, heartbeat_s: int) -> Link:
         except ValueError as error:
             refused = ConnectionError(str(error))
     raise refused
+
+
+def owner_of(link: Link) -> str:
+    """Return the owner of what is delivered over a worker's link."""
+    told: Any = link.about["fastq"]
+    return str(told["owner"])
 
 
 def explain(url: AmqpUrl, error: BaseException) -> str:
@@ -137,10 +152,11 @@ class Line:
 class Redialing:
     """Finds out when a server that was lost is there again: not too often, and not in step with others."""
 
-    def __init__(self, url: AmqpUrl, *, name: str, heartbeat_s: int) -> None:
+    def __init__(self, url: AmqpUrl, *, name: str, heartbeat_s: int, worker: Mapping[str, str] | None = None) -> None:
         self._url = url
         self._name = name
         self._heartbeat_s = heartbeat_s
+        self._worker = worker
         self._lock = threading.Lock()
         self._failures = 0
         self._next_at = 0.0
@@ -156,12 +172,11 @@ class Redialing:
         with self._lock:
             if not self.wait_s:
                 try:
-                    return connect(self._url, name=self._name, heartbeat_s=self._heartbeat_s)
+                    return connect(self._url, name=self._name, heartbeat_s=self._heartbeat_s, worker=self._worker)
                 except OSError as error:
                     self._reason = explain(self._url, error)
                     self._failures += 1
-                    longest = min(_LONGEST_PAUSE_S, 0.25 * 2.0**self._failures)
-                    self._next_at = time.monotonic() + random.uniform(longest / 4, longest)
+                    self._next_at = time.monotonic() + pause(self._failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
             raise BrokerUnavailable(self._reason)
 
 

@@ -35,6 +35,7 @@ class Commands:
         complete: Callable[[Sequence[Completed]], None], processed: Callable[[], int], resize: Callable[[int], int],
         limit_rate: Callable[[str, str | None], None], stop: Callable[[bool], None], tasks: Collection[str],
         queues: Sequence[str], shares: Mapping[str, int], about: Callable[[], Mapping[str, Any]],
+        stacks: Callable[[], Mapping[str, str]],
     ) -> None:  # fmt: skip
         self._broker = broker
         self._lease = lease
@@ -49,6 +50,7 @@ class Commands:
         self._queues = list(queues)
         self._shares = shares
         self._about = about
+        self._stacks = stacks
         self._rates: dict[str, str] = {}
         self._paused: frozenset[str] = frozenset()
         self._serving_anew = False  # whether the broker has still to be told what is served
@@ -56,8 +58,8 @@ class Commands:
         self._known: dict[str, Callable[..., Any]] = {
             command.__name__: command
             for command in (
-                self.ping, self.active, self.reserved, self.scheduled, self.registered, self.stats, self.revoke,
-                self.revoke_by_header, self.rate_limit, self.pause, self.resume, self.add_consumer,
+                self.ping, self.active, self.reserved, self.scheduled, self.registered, self.stats, self.stacks,
+                self.revoke, self.revoke_by_header, self.rate_limit, self.pause, self.resume, self.add_consumer,
                 self.cancel_consumer, self.pool_grow, self.pool_shrink, self.shutdown,
             )
         }  # fmt: skip
@@ -113,8 +115,11 @@ class Commands:
             "revoked": self._revocations.known,
         }
 
-    # -- tasks -----------------------------------------------------------------------------------
+    def stacks(self) -> dict[str, str]:
+        """Return where the threads of the worker's processes are."""
+        return dict(self._stacks())
 
+    # -- tasks -----------------------------------------------------------------------------------
     def revoke(self, ids: Iterable[str], terminate: bool = False) -> None:
         """Let tasks not be run any more."""
         self._revoke(Revocation.of((uuid.UUID(id).bytes for id in ids), ()), terminate=terminate)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 import orjson
 
-from fastq.broadcast import LOG, PAUSED, RATES, REVOKED, REVOKED_HEADER, WORKERS, Command, answer
+from fastq.backoff import Backoff
+from fastq.broadcast import LOG, PAUSED, RATES, REVOKED, REVOKED_HEADER, WORKERS, Board, Command, answer
 from fastq.errors import BrokerError, FastQError, NotSupported, ProtocolError, StateUnavailable
+from fastq.sealing import Seals
 from fastq.state import Follower, SharedState
 
 from .commands import Commands
 from .loop import Loop
-from .patience import Backoff
 from .revocations import Revocation
 
 T = TypeVar("T")
@@ -26,6 +28,7 @@ logger = logging.getLogger("fastq.worker")
 
 _LISTEN_S = 5.0  # how long to wait for a command before looking after other things
 _PRESENT_EVERY_S, _PRESENT_FOR_S = 10.0, 30.0
+_REMEMBERED = 1_000  # commands that were obeyed; as many as the log keeps
 _FACTS_EVERY_S = 60.0  # so that what has expired is forgotten, and nothing is missed for long
 
 
@@ -37,13 +40,16 @@ class Controller(Loop):
     """
 
     def __init__(
-        self, *, open_state: Callable[[], SharedState], commands: Commands, fail: Callable[[BaseException], None]
-    ) -> None:
+        self, *, open_state: Callable[[], SharedState], seals: Seals, commands: Commands,
+        fail: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
         super().__init__("control", fail)
         self._open_state = open_state
+        self._seals = seals
+        self._obeyed: deque[str] = deque(maxlen=_REMEMBERED)  # the ids of signed commands, which somebody may repeat
         self._commands = commands
         self._incarnation = uuid.uuid4().hex
-        self._state: SharedState | None = None
+        self._board: Board | None = None
         self._follower: Follower | None = None
         self._said: dict[str, object] = {}  # of this worker, at `_present_at`
         self._present_at = 0.0
@@ -62,10 +68,11 @@ class Controller(Loop):
     def turn(self, *, listen: bool = True) -> None:
         """Listen once, obey, and see to what is due."""
         try:
-            state, follower = self._connected()
-            for entry in follower.read(time.monotonic() + _LISTEN_S) if listen and not self.quieted.is_set() else ():
-                self._obey(state, entry)
-            self._see_to_what_is_due(state)
+            board, follower = self._connected()
+            if listen and not self.quieted.is_set():
+                for entry in board.opened(LOG, follower.read(time.monotonic() + _LISTEN_S)):
+                    self._obey(board, entry)
+            self._see_to_what_is_due(board)
         except StateUnavailable as error:
             self._disconnect()
             if not self._backoff.failures:
@@ -83,25 +90,25 @@ class Controller(Loop):
     def stop(self, timeout_s: float) -> bool:
         """Wait for the last turn to end, and sign off."""
         ended = super().stop(timeout_s)
-        if ended and self._state is not None:
+        if ended and self._board is not None:
             with suppress(StateUnavailable):
-                self._state.delete(WORKERS, [self._incarnation])
+                self._board.state.delete(WORKERS, [self._incarnation])
             self._disconnect()
         return ended
 
     # -- being there -----------------------------------------------------------------------------
 
-    def _connected(self) -> tuple[SharedState, Follower]:
+    def _connected(self) -> tuple[Board, Follower]:
         """Return the state, and what is followed; at first, and after an interruption, all facts are learned."""
-        if self._state is None:
-            self._state = self._open_state()
+        if self._board is None:
+            self._board = Board(self._open_state(), self._seals)
         if self._follower is None:
-            self._follower = self._state.follow(LOG)
+            self._follower = self._board.state.follow(LOG)
             self._facts_at = self._present_at = 0.0
-            self._see_to_what_is_due(self._state)
+            self._see_to_what_is_due(self._board)
             if self._backoff.worked():
                 logger.info("Remote control works again")
-        return self._state, self._follower
+        return self._board, self._follower
 
     def _disconnect(self) -> None:
         follower, self._follower = self._follower, None
@@ -109,10 +116,10 @@ class Controller(Loop):
             with suppress(StateUnavailable):
                 follower.close()
 
-    def _see_to_what_is_due(self, state: SharedState) -> None:
+    def _see_to_what_is_due(self, board: Board) -> None:
         now = time.monotonic()
         if not self._facts_at or now - self._facts_at >= _FACTS_EVERY_S:
-            self._learn(state)
+            self._learn(board)
             self._facts_at = now
         try:
             self._commands.serve_anew()
@@ -120,26 +127,26 @@ class Controller(Loop):
             logger.warning("The broker can't be told which queues are served: %s", error)
         about = self._commands.about
         if about != self._said or now - self._present_at >= _PRESENT_EVERY_S:
-            state.put(WORKERS, {self._incarnation: orjson.dumps(about)}, _PRESENT_FOR_S)
+            board.put(WORKERS, {self._incarnation: orjson.dumps(about)}, _PRESENT_FOR_S)
             self._said, self._present_at = about, now
 
-    def _learn(self, state: SharedState) -> None:
+    def _learn(self, board: Board) -> None:
         """Learn what is revoked, paused and limited."""
-        ids = _read(state, REVOKED, lambda name, fact: (uuid.UUID(name).bytes, b"true" in fact))
-        headers = _read(state, REVOKED_HEADER, lambda _, fact: _header(**orjson.loads(fact)))
+        ids = _read(board, REVOKED, lambda name, fact: (uuid.UUID(name).bytes, b"true" in fact))
+        headers = _read(board, REVOKED_HEADER, lambda _, fact: _header(**orjson.loads(fact)))
         self._commands.know_revoked(
             Revocation.of((id for id, _ in ids), (header for header, _ in headers)),
             Revocation.of(
                 (id for id, terminate in ids if terminate), (header for header, terminate in headers if terminate)
             ),
         )
-        self._commands.know_rates({task: rate.decode(errors="replace") for task, rate in state.find(RATES).items()})
+        self._commands.know_rates({task: rate.decode(errors="replace") for task, rate in board.find(RATES).items()})
         with suppress(BrokerError):  # `serve_anew` says so
-            self._commands.know_paused(frozenset(state.find(PAUSED)))
+            self._commands.know_paused(frozenset(board.find(PAUSED)))
 
     # -- obeying ---------------------------------------------------------------------------------
 
-    def _obey(self, state: SharedState, entry: bytes) -> None:
+    def _obey(self, board: Board, entry: bytes) -> None:
         try:
             command = Command.decode(entry)
         except ProtocolError as error:
@@ -150,6 +157,10 @@ class Controller(Loop):
         if (late_s := time.time() - command.expires) > 0:
             logger.warning("The command %s came %.0f s too late, and is not obeyed", command.name, late_s)
             return
+        if self._seals.active:
+            if command.id in self._obeyed:
+                return
+            self._obeyed.append(command.id)
         value, problem = None, ""
         try:
             value = self._commands.carry_out(command.name, command.arguments)
@@ -159,15 +170,15 @@ class Controller(Loop):
             logger.exception("The command %s failed", command.name)
             problem = f"{type(failure).__name__}: {failure}"
         if command.reply:
-            answer(state, command.reply, self._incarnation, value=value, error=problem)
+            answer(board, command.reply, self._incarnation, value=value, error=problem)
         elif problem:
             logger.warning("The command %s failed: %s", command.name, problem)
 
 
-def _read(state: SharedState, family: str, read: Callable[[str, bytes], T]) -> list[T]:
+def _read(board: Board, family: str, read: Callable[[str, bytes], T]) -> list[T]:
     """Return the facts of a family as `read` gives them; what it can't make out is passed over."""
     found = []
-    for name, fact in state.find(family).items():
+    for name, fact in board.find(family).items():
         try:
             found.append(read(name, fact))
         except (ValueError, TypeError) as error:

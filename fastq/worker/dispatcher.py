@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from fastq import failpoints
 from fastq.broker import Decision, Delivery
 from fastq.completion import Completed
 from fastq.errors import BrokerError, FastQError, PublishUnknown
-from fastq.pool import Pool, Running
+from fastq.pool import Pool, Running, ticket_of
 from fastq.routing import queue_of_share
 
 from .lanes import Lanes
@@ -51,7 +52,7 @@ class Dispatcher:
         self._most_at_once = most_at_once
         self._room = 0  # for how many there was room when they were fetched
         self._appetite = 0  # how many to fetch for which there is no room, because so many do not start
-        self._tickets = itertools.count(1)
+        self._serials = itertools.count(1)
         self._taking_in = threading.Lock()  # comes before `_changed`
         self._changed = threading.Condition()
         self._backlog: deque[Flight] = deque()
@@ -90,6 +91,8 @@ class Dispatcher:
             with self._changed:
                 self._backlog.extend(flights)
                 self._hand_over()
+            if failpoints.on and flights:
+                failpoints.hit("P5")
         if done:
             self._complete(done)
             if self.reporter is not None:
@@ -174,6 +177,12 @@ class Dispatcher:
             running = {run.ticket: run for run in self._pool.running()}
             begun = [(flight, running.get(ticket)) for ticket, flight in self._in_pool.items()]
             return begun + [(flight, None) for flight in self._backlog]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in hand; what has landed may not be settled yet."""
+        with self._changed:
+            return not self._in_pool and not self._backlog
 
     def load(self) -> tuple[int, int]:
         """Return how many children the first lane has, and how many flights are in hand for it."""
@@ -323,7 +332,7 @@ class Dispatcher:
             if not flight.admitted:
                 self.free([flight])
                 return True
-        ticket = next(self._tickets)
+        ticket = ticket_of(next(self._serials), flight.delivery.fence)
         self._in_pool[ticket] = flight
         if not self._pool.submit(ticket, flight.frame, flight.lane):
             del self._in_pool[ticket]
@@ -350,7 +359,18 @@ class Dispatcher:
             logger.warning("Task %s[%s] can't start yet: %s", flight.message.task, flight.message.uuid, error)
             self._untold = True
             return False
+        if failpoints.on:
+            failpoints.hit("P7")
         if gone:
             logger.warning("Task %s[%s] is in other hands; not started", flight.message.task, flight.message.uuid)
+        elif flight.early and flight.info.strict_early and not subscription.confirm():
+            logger.error(
+                "Task %s[%s] is not started: its acknowledgement may or may not have arrived; it is lost, or comes again",
+                flight.message.task,
+                flight.message.uuid,
+            )
+            return True
         flight.admitted = not gone
+        if flight.acked:
+            self._triage.replays.ended([flight.delivery.frame])
         return True

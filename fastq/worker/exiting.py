@@ -14,3 +14,4 @@ class ExitCode(enum.IntEnum):
     APP = 3  # the app can't be imported
     BROKER = 4  # the broker or the backend can't be used
     UNFINISHED = 5  # stopped as asked, but running tasks had to be broken off
+    STUCK = 6  # the watchdog ended it: a part of it hung

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from fastq import failpoints
 from fastq.backend import Backend
 from fastq.broker import Action
 from fastq.canvas.then import VALUES, Then
 from fastq.completion import Completed
 from fastq.errors import (
     BackendError,
+    BackendUnavailable,
     BrokerFull,
     BrokerUnavailable,
+    EncodingError,
     FastQError,
     ProtocolError,
     PublishUnknown,
@@ -25,17 +29,21 @@ from fastq.errors import (
 from fastq.failure import Failure
 from fastq.message import Message
 from fastq.outcome import Outcome, State
+from fastq.sealing import of_flow
+from fastq.settings import Settings
 from fastq.state import Arrival, SharedState
 from fastq.unique import LOCKS
 
+from .loop import goes_on
 from .patience import Patience
+from .triage import replacing
 
 logger = logging.getLogger("fastq.worker")
 
 T = TypeVar("T")
 
 _AT_ONCE = 1_000  # messages in one publish, at most
-_PASSING = (BackendError, BrokerUnavailable, BrokerFull, StateUnavailable)
+_PASSING = (BackendUnavailable, BrokerUnavailable, BrokerFull, StateUnavailable)
 
 
 class _End(NamedTuple):
@@ -66,12 +74,14 @@ class Followers:
 
     def __init__(
         self, *, state: Callable[[], SharedState], backend: Backend, publish: Callable[[Sequence[Message]], None],
-        quieted: threading.Event,
+        quieted: threading.Event, settings: Settings,
     ) -> None:  # fmt: skip
         self._state = state
         self._backend = backend
         self._publish = publish
         self._quieted = quieted
+        self._seals = settings.seals
+        self._packing = settings.packing
 
     def carry_on(self, batch: Sequence[Completed]) -> list[Completed]:
         """Do what follows from a batch; return what is left to be done about it.
@@ -106,15 +116,45 @@ class Followers:
         for each in batch:
             outcome, message = each.outcome, each.message
             if outcome is not None and message is not None:
-                outcomes[outcome.id] = outcome if outcome.state is State.SUCCESS else _named(outcome, message)
+                well = outcome.state is State.SUCCESS
+                outcomes[outcome.id] = outcome if well else _named(self._packing.plain_outcome(outcome), message)
         if outcomes:
-            self._patiently(lambda: self._backend.store(list(outcomes.values())))
+            self._keep(outcomes)
         # A task that was delivered before may have ended before, and otherwise: that counts, then.
         again = [each.message.id for each in batch if each.message is not None and _came_before(each)]
         if again:
-            known = self._patiently(lambda: self._backend.load(again))
-            outcomes.update((each.id, each) for each in known if each is not None and each.state.terminal)
+            outcomes.update((each.id, each) for each in self._known(again) if each is not None and each.state.terminal)
         return [_end(each, outcomes.get(each.message.id)) for each in batch if each.message is not None]
+
+    def _keep(self, outcomes: dict[bytes, Outcome]) -> None:
+        """Store outcomes; one that the backend refuses for good is replaced by a failure that says so."""
+        try:
+            self._store(list(outcomes.values()))
+        except BackendError:
+            for id, outcome in outcomes.items():
+                try:
+                    self._store([outcome])
+                except BackendError as error:
+                    logger.error("The outcome of %s is refused, and a failure takes its place: %s", id.hex(), error)
+                    outcomes[id] = replacing(outcome, error)
+                    with suppress(BackendError):
+                        self._store([outcomes[id]])
+
+    def _store(self, outcomes: Sequence[Outcome]) -> None:
+        packed = [self._packing.packed_outcome(outcome) for outcome in outcomes]
+        self._patiently(lambda: self._backend.store(packed))
+
+    def _known(self, ids: Sequence[bytes]) -> list[Outcome | None]:
+        """Return outcomes that were stored; of those that can't be read, or not be trusted, nothing is known."""
+        found: list[Outcome | None] = []
+        for outcome in self._patiently(lambda: self._backend.load(ids)):
+            well = outcome is None or outcome.state is State.SUCCESS  # its value is not looked at here
+            try:
+                found.append(outcome if outcome is None or well else self._packing.plain_outcome(outcome))
+            except EncodingError as error:
+                logger.error("What became of a task is passed over: %s", error)
+                found.append(None)
+        return found
 
     # -- what follows ---------------------------------------------------------------------------------------
 
@@ -138,7 +178,7 @@ class Followers:
                 continue
             due.closed[flow] = None
             try:
-                then = Then.decode(packed)
+                then = self._then(flow, packed)
             except ProtocolError as error:
                 logger.error("Flow %s leads nowhere: %s", flow.hex(), error)
                 continue
@@ -155,9 +195,19 @@ class Followers:
                 doomed += [_End(later.message, failure) for later in then.run]
         return doomed
 
+    def _then(self, flow: bytes, sealed: bytes) -> Then:
+        """Return what a flow leads to, if that can be trusted. Raises ProtocolError."""
+        if not self._seals.active:
+            return Then.decode(sealed)
+        opened = self._seals.open(sealed, of_flow(flow))
+        then = Then.decode(opened.inner)
+        for later in (*then.run, *then.on_error):
+            self._seals.check_task(opened, later.message.task)
+        return then
+
     def _failure_of(self, id: bytes) -> bytes:
         """Return the failure of a task that ended some time ago."""
-        outcome = self._patiently(lambda: self._backend.load([id]))[0]
+        outcome = self._known([id])[0]
         if outcome is not None and outcome.state is not State.SUCCESS:
             return outcome.body
         return Failure.of(UpstreamFailed("a task failed whose value is needed, and how is not known any more")).encode()
@@ -168,7 +218,7 @@ class Followers:
             Outcome.of(message, State.FAILURE, failure or b"") for message, failure in ends if not message.ignore_result
         ]
         if outcomes:
-            self._patiently(lambda: self._backend.store(outcomes))
+            self._keep({outcome.id: outcome for outcome in outcomes})
         for message, _ in ends:
             logger.info("Task %s[%s] does not run: what it follows failed", message.task, message.uuid)
         return [end for end in ends if end.message.extras.flows]
@@ -176,6 +226,8 @@ class Followers:
     def _set_off(self, due: _Due) -> list[_End]:
         """Publish messages; what values they are given is known before. Return those that can't be, as failed."""
         messages, due.messages = due.messages, []
+        if failpoints.on and messages:
+            failpoints.hit("P13")
         if due.values:
             self._patiently(lambda: self._state().put(VALUES, due.values, self._backend.expires_s))
             due.values = {}
@@ -201,6 +253,7 @@ class Followers:
         """Take a step, again and again while what keeps it from being taken may pass. Raises what may not."""
         patience = Patience(self._quieted)
         while True:
+            goes_on()
             try:
                 return step()
             except passing as error:

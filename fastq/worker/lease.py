@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from fastq.backend import Backend
+from fastq.backoff import Backoff
 from fastq.broker import Broker, Delivery, Subscription
 from fastq.completion import Completion, completion_of
 from fastq.errors import BrokerError, LeaseLost
@@ -16,7 +17,7 @@ from .loop import Loop
 
 logger = logging.getLogger("fastq.worker")
 
-_TRY_AGAIN_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0  # before it is renewed once more
 
 
 class Lease(Loop):
@@ -27,9 +28,10 @@ class Lease(Loop):
 
     def __init__(
         self, *, broker: Broker, backend: Backend, queues: Sequence[str], lease_s: float, about: Mapping[str, str],
-        fail: Callable[[BaseException], None],
+        fail: Callable[[BaseException], None], guard: Callable[[Completion], Completion] = lambda inner: inner,
     ) -> None:  # fmt: skip
         super().__init__("lease", fail)
+        self._guard = guard
         self._broker = broker
         self._backend = backend
         self._queues = queues
@@ -38,6 +40,7 @@ class Lease(Loop):
         self._beginning = threading.Lock()
         self._left: list[Delivery] = []  # what is to be handed back
         self._leaving = threading.Lock()  # of that
+        self._backoff = Backoff(_FIRST_PAUSE_S, min(_LONGEST_PAUSE_S, lease_s / 3))
         self.on_lost: Callable[[], None] = lambda: None
         self.on_renewed: Callable[[], None] = lambda: None
         self._begin()
@@ -49,10 +52,13 @@ class Lease(Loop):
             self._renew()
         except BrokerError as error:
             logger.warning("The lease could not be renewed: %s", error)
-            pause = min(pause, _TRY_AGAIN_S)
-        self.quieted.wait(pause)
+            pause = self._backoff.failed()
+        else:
+            self._backoff.worked()
+        with self.waiting:
+            self.quieted.wait(pause)
 
-    def lost(self, subscription: Subscription) -> None:
+    def lost(self, subscription: Subscription, why: str = "was lost") -> None:
         """Note that a subscription's lease was lost: give up what it held, and begin another.
 
         Raises BrokerUnavailable if none can begin now: whoever uses the old one hears again that it was lost.
@@ -60,7 +66,7 @@ class Lease(Loop):
         with self._beginning:
             if subscription is not self.subscription:
                 return  # somebody else saw it first
-            logger.critical("The lease of %g s was lost: what was in hand is given up", self._lease_s)
+            logger.critical("The lease of %g s %s: what was in hand is given up", self._lease_s, why)
             self.on_lost()
             with self._leaving:
                 self._left.clear()
@@ -68,11 +74,29 @@ class Lease(Loop):
             subscription.interrupt()
             subscription.close()
 
+    def begin_anew(self) -> None:
+        """End a lease that is of no use, because its subscription hangs, say, and begin another.
+
+        What it held goes back at once, uncharged. Raises BrokerUnavailable.
+        """
+        subscription = self.subscription
+        subscription.interrupt()
+        try:
+            subscription.close()
+        except BrokerError as error:
+            logger.warning("The lease could not be ended: %s", error)
+        self.lost(subscription, "is given up")
+
     def serve(self, queues: Sequence[str]) -> None:
         """Fetch from these queues from now on; what is held stays held. Raises BrokerUnavailable."""
         with self._beginning:
             self._queues = queues
             self.subscription.serve(queues)
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """The queues that are served now, as often as they have a turn."""
+        return self._queues
 
     def hand_back(self, deliveries: Sequence[Delivery]) -> None:
         """Give messages back that are not settled here: to their places in their queues, uncharged.
@@ -86,6 +110,10 @@ class Lease(Loop):
     def publish(self, messages: Sequence[Message]) -> None:
         """Queue messages that follow from those in hand. Raises what `Broker.publish` raises."""
         self._broker.publish(messages)
+
+    def bury(self, delivery: Delivery, reason: str) -> None:
+        """Make a dead letter of a message that is in nobody's hands any more. Raises what `Broker.bury` raises."""
+        self._broker.bury(delivery.queue, [delivery.frame], reason)
 
     def close(self) -> None:
         """End the lease; what is still held goes back to the queues, uncharged."""
@@ -117,4 +145,5 @@ class Lease(Loop):
 
     def _begin(self) -> None:
         self.subscription: Subscription = self._broker.subscribe(self._queues, self._lease_s, self._about)
-        self.completion: Completion = completion_of(self.subscription, self._broker.system, self._backend)
+        inner = completion_of(self.subscription, self._broker.system, self._backend)
+        self.completion: Completion = self._guard(inner)

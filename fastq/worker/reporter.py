@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fastq.backoff import Backoff
 from fastq.broker import Action
 from fastq.completion import Completed
 from fastq.errors import NotSupported, ProtocolError, StateUnavailable, TaskRevoked
@@ -14,11 +15,12 @@ from fastq.events import Buffer, Event, report
 from fastq.failure import Failure
 from fastq.message import Message
 from fastq.outcome import Outcome, State
+from fastq.packing import is_packed
 from fastq.pool import Ended, Running
+from fastq.sealing import unsealed
 from fastq.state import SharedState
 
 from .loop import Loop
-from .patience import Backoff
 from .triage import Flight
 
 logger = logging.getLogger("fastq.worker")
@@ -135,7 +137,7 @@ class Reporter(Loop):
         if decision is None or decision.action not in (Action.ACK, Action.DEAD):
             return
         try:
-            message = Message.decode(decision.delivery.frame)
+            message = Message.decode(unsealed(decision.delivery.frame))
         except ProtocolError:
             return  # a dead letter without a name
         dead = decision.action is Action.DEAD
@@ -189,6 +191,8 @@ def _end_of(flight: Flight, ended: Ended, completed: Completed, outcome: Outcome
 def _words(outcome: Outcome | None) -> str:
     """Return what an outcome says of its failure."""
     if outcome is None or outcome.state is State.SUCCESS or not outcome.body:
+        return ""
+    if is_packed(outcome.content_type):  # and not to be told
         return ""
     failure = Failure.decode(outcome.body)
     name = failure.type_name.removeprefix("builtins.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from fastq import failpoints
 from fastq.backend import Backend
-from fastq.broker import Action, Decision
+from fastq.broker import Action, Decision, Delivery
 from fastq.completion import Completed, awaited
 from fastq.errors import (
     BackendError,
+    BackendUnavailable,
     BrokerError,
     BrokerFull,
     BrokerUnavailable,
@@ -23,6 +25,7 @@ from fastq.failure import Failure
 from fastq.message import NO_EXTRAS, Message, next_attempt, now_us
 from fastq.outcome import Outcome, State
 from fastq.pool import Ended, Pool
+from fastq.settings import Settings
 from fastq.state import SharedState
 
 from .dispatcher import Dispatcher
@@ -31,7 +34,7 @@ from .lease import Lease
 from .loop import Loop
 from .patience import Patience
 from .reporter import Reporter
-from .triage import Flight, dead, failed, lost
+from .triage import Flight, dead, failed, lost, replacing
 
 logger = logging.getLogger("fastq.worker")
 
@@ -42,21 +45,28 @@ class Settler(Loop):
     """Collects in batches; a batch is completed before the next is collected, so the pool feels back-pressure."""
 
     def __init__(
-        self, *, pool: Pool, lease: Lease, backend: Backend, state: Callable[[], SharedState], max_deliveries: int,
+        self, *, pool: Pool, lease: Lease, backend: Backend, state: Callable[[], SharedState], settings: Settings,
         fail: Callable[[BaseException], None],
     ) -> None:  # fmt: skip
         super().__init__("settler", fail)
         self._pool = pool
         self._lease = lease
-        self._followers = Followers(state=state, backend=backend, publish=lease.publish, quieted=self.quieted)
-        self._max_deliveries = max_deliveries
+        self._followers = Followers(
+            state=state, backend=backend, publish=lease.publish, quieted=self.quieted, settings=settings
+        )
+        self._max_deliveries = settings.max_deliveries
+        self._reframe = settings.reframe
         self.dispatcher: Dispatcher
         self.reporter: Reporter | None = None
         self.processed = 0
+        self.idle = True  # whether what landed is settled, and what follows from it published
 
     def turn(self) -> None:
         """Collect what has ended, decide, complete."""
-        ended = self._pool.collect(None)
+        self.idle = True
+        with self.waiting:
+            ended = self._pool.collect(None)
+        self.idle = False
         if not ended:
             self.dispatcher.look_again()
             return
@@ -67,6 +77,8 @@ class Settler(Loop):
             ends = [self._decide(flight, each, patience) for flight, each in zip(flights, ended, strict=True) if flight]
             if logger.isEnabledFor(logging.DEBUG):
                 _tell(flights, ended)
+            if failpoints.on:
+                failpoints.hit("P10")
             self.complete(ends)
         except BaseException:
             self._lease.hand_back([flight.delivery for flight in flights if flight and not flight.acked])
@@ -88,21 +100,50 @@ class Settler(Loop):
             except ConfigurationError as error:
                 self._fail(error)
                 return
+        for delivery in self._completed(batch):
+            logger.warning(
+                "A message in %r was taken over by another worker; its end here counts for nothing", delivery.queue
+            )
+
+    def _completed(self, batch: Sequence[Completed], *, replaced: bool = False) -> list[Delivery]:
+        """Complete a batch; return its deliveries that are in other hands. What can't be settled goes back.
+
+        `replaced` says that the outcomes are not those that the tasks came to.
+        """
         patience = Patience(self.quieted, _PATIENCE_S)
         while True:
             try:
                 gone = self._lease.completion.complete(batch)
-                break
-            except (BrokerError, BackendError) as error:
+                if failpoints.on:
+                    failpoints.hit("P12")
+                return gone
+            except (BrokerError, BackendUnavailable) as error:
                 if patience.over:
                     self._give_up(batch, error)
-                    return
+                    return []
                 logger.warning("Settling %d messages failed, and is tried again: %s", len(batch), error)
                 patience.pause()
-        for delivery in gone:
-            logger.warning(
-                "A message in %r was taken over by another worker; its end here counts for nothing", delivery.queue
-            )
+            except BackendError as error:
+                if len(batch) > 1:
+                    return [gone for each in batch for gone in self._completed([each], replaced=replaced)]
+                return self._completed_otherwise(batch[0], error, replaced=replaced)
+
+    def _completed_otherwise(self, refused: Completed, error: BackendError, *, replaced: bool) -> list[Delivery]:
+        """Complete what has an outcome that the backend never takes: with a failure in its place, or as a dead letter.
+
+        To run the task once more would lead to the same refusal.
+        """
+        decision, outcome, _ = refused
+        if outcome is not None and outcome.state.terminal and not replaced:
+            logger.error("The outcome of %s is refused, and a failure takes its place: %s", outcome.id.hex(), error)
+            return self._completed([refused._replace(outcome=replacing(outcome, error))], replaced=True)
+        if decision is None:
+            logger.error("The outcome of an early task is refused, and lost: %s", error)
+            return []
+        if decision.action is not Action.DEAD and (outcome is None or outcome.state.terminal):
+            decision = Decision(decision.delivery, Action.DEAD, reason=f"its outcome can't be stored: {error}")
+            logger.error("A message in %r goes to the dead letters: %s", decision.delivery.queue, decision.reason)
+        return self._completed([Completed(decision, None)], replaced=True)
 
     def _give_up(self, batch: Sequence[Completed], error: Exception) -> None:
         held = [each.decision.delivery for each in batch if each.decision is not None]
@@ -126,7 +167,7 @@ class Settler(Loop):
         if flight.message.reply_to:
             outcome.reply_to = flight.message.reply_to
         if outcome.state is State.REFUSED:
-            return self._refused(flight, outcome)
+            return self._refused(flight, outcome, patience)
         if outcome.state is State.RETRY:
             return self._again(flight, outcome, patience)
         message = flight.message
@@ -147,7 +188,7 @@ class Settler(Loop):
             problem = self._publish(following, patience)
             return lost(message, f"it asked to be tried again, and {problem}") if problem else Completed(None, kept)
         try:
-            frame = following.encode()
+            frame = self._reframe(following)
         except ProtocolError as error:  # there are no more attempts than can be counted
             return dead(flight.delivery, message, f"its next attempt can't be a message: {error}")
         return Completed(Decision(flight.delivery, Action.RETRY, frame, outcome.due), kept)
@@ -182,20 +223,43 @@ class Settler(Loop):
             return Completed(Decision(flight.delivery, Action.RETRY), None)
         crashes = flight.delivery.crashes + 1
         if crashes >= self._max_deliveries:
-            return dead(flight.delivery, message, f"its process {death}: crash {crashes} of {self._max_deliveries}")
+            return dead(flight.delivery, message, f"crash {crashes} of {self._max_deliveries}: its process {death}")
+        how = death.partition("\n")[0]  # the pool has told the rest
         logger.warning(
             "%s goes back to its queue, charged with crash %d of %d: its process %s",
             name,
             crashes,
             self._max_deliveries,
-            death,
+            how,
         )
         return Completed(Decision(flight.delivery, Action.REJECT), None)
 
-    def _refused(self, flight: Flight, outcome: Outcome) -> Completed:
+    def _refused(self, flight: Flight, outcome: Outcome, patience: Patience) -> Completed:
         """A message that the child could not run: give it up."""
         reason = Failure.decode(outcome.body).message
-        return lost(flight.message, reason) if flight.early else dead(flight.delivery, flight.message, reason)
+        ended = dead(flight.delivery, flight.message, reason)
+        if not flight.early:
+            return ended
+        problem = self._bury(flight.delivery, reason, patience)
+        if problem:
+            return lost(flight.message, f"{reason}; it should be a dead letter, and {problem}")
+        return ended._replace(decision=None)
+
+    def _bury(self, delivery: Delivery, reason: str, patience: Patience) -> str:
+        """Make a dead letter of what was acknowledged before it ran; return why that can't be, if so."""
+        while True:
+            try:
+                self._lease.bury(delivery, reason)
+            except FastQError as error:
+                passing = isinstance(
+                    error, (BrokerUnavailable, BrokerFull, PublishUnknown)
+                )  # twice is better than never
+                if not passing or patience.over:
+                    return f"can't become one: {error}"
+                logger.warning("A message has to wait to become a dead letter: %s", error)
+                patience.pause()
+                continue
+            return ""
 
 
 def _tell(flights: Sequence[Flight | None], ended: Sequence[Ended]) -> None:

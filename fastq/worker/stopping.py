@@ -1,4 +1,4 @@
-"""Signals: SIGTERM and SIGINT ask a worker to finish, a second SIGINT or SIGQUIT to stop at once."""
+"""Signals: SIGTERM and SIGINT ask a worker to finish, a second SIGINT or SIGQUIT to stop at once; SIGUSR1: stacks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -21,6 +22,9 @@ class Wish(enum.IntEnum):
     FAILED = 3  # a background loop broke
 
 
+_STACKS = 255  # no wish: what is told in between
+
+
 class Wishes:
     """A mailbox of wishes, with signals among the senders while it is entered as a context manager.
 
@@ -30,10 +34,11 @@ class Wishes:
     a second pipe, written to by the interpreter itself, wakes it.
     """
 
-    def __init__(self, *, leaving: bool = False) -> None:
+    def __init__(self, *, leaving: bool = False, on_stacks: Callable[[], None] = lambda: None) -> None:
         """With `leaving`, the signals are ignored afterwards, not given back: the process is about to end.
 
-        Given back, they could end it in between, with another status than its own.
+        Given back, they could end it in between, with another status than its own. `on_stacks` is called by whoever
+        waits, at SIGUSR1.
         """
         self._read, self._write = os.pipe()
         self._signalled, self._signal = os.pipe()
@@ -41,6 +46,7 @@ class Wishes:
             os.set_blocking(end, False)
         self._closing = threading.RLock()  # `send` never writes to a closed descriptor; a handler may interrupt another
         self._leaving = leaving
+        self._on_stacks = on_stacks
         self._interrupted = False
         self._strongest = Wish.NOTHING
         self._before: dict[int, object] = {}
@@ -48,9 +54,7 @@ class Wishes:
 
     def send(self, wish: Wish) -> None:
         """Wake the waiter; without effect once nobody waits any more. Any thread may call this."""
-        with self._closing, suppress(BlockingIOError):
-            if self._write >= 0:
-                os.write(self._write, bytes([wish]))
+        self._send(wish)
 
     def wait(self, above: Wish, deadline: float | None = None) -> Wish:
         """Return the strongest wish so far, once it is stronger than `above`, or at the deadline."""
@@ -62,12 +66,17 @@ class Wishes:
             if self._signalled in ready:
                 os.read(self._signalled, 4096)  # and before the next look, the handler runs
             if self._read in ready:
-                self._strongest = max(self._strongest, *map(Wish, os.read(self._read, 4096)))
+                self._hear(os.read(self._read, 4096))
         return self._strongest
+
+    def _hear(self, said: bytes) -> None:
+        if _STACKS in said:
+            self._on_stacks()
+        self._strongest = max((self._strongest, *(Wish(word) for word in said if word != _STACKS)))
 
     def __enter__(self) -> Wishes:  # noqa: PYI034 - Self is in typing from Python 3.11 on
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
                 self._before[number] = signal.signal(number, self._on_signal)
             self._wakeup_before = signal.set_wakeup_fd(self._signal, warn_on_full_buffer=False)
         return self
@@ -84,7 +93,15 @@ class Wishes:
                 os.close(end)
             self._read = self._write = -1
 
+    def _send(self, word: int) -> None:
+        with self._closing, suppress(BlockingIOError):
+            if self._write >= 0:
+                os.write(self._write, bytes([word]))
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self._send(_STACKS)
+            return
         again = number == signal.SIGINT and self._interrupted
         self._interrupted = self._interrupted or number == signal.SIGINT
         self.send(Wish.NOW if again or number == signal.SIGQUIT else Wish.FINISH)

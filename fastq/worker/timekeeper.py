@@ -55,8 +55,9 @@ class Timekeeper(Loop):
     def turn(self) -> None:
         """Wait until a flight may be due, and break off those that are."""
         with self._changed:
-            while not self.quieted.is_set() and (left := self._look_at - time.monotonic()) > 0:
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+            with self.waiting:
+                while not self.quieted.is_set() and (left := self._look_at - time.monotonic()) > 0:
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
             if self.quieted.is_set():
                 return
             since = {run.ticket: run.since for run in self._pool.running()} if self._watched else {}

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastq import __version__
+from fastq import __version__, failpoints
 from fastq.backend import Backend
 from fastq.broker import Broker
-from fastq.errors import ConfigurationError, NotSupported, PoolError
+from fastq.errors import ConfigurationError, NotSupported, PoolError, WorkerStuck
 from fastq.pool import Manifest, Pool
 from fastq.routing import shown, turns
 from fastq.settings import Settings
@@ -25,14 +25,20 @@ from .control import Controller
 from .dispatcher import Dispatcher
 from .exiting import ExitCode
 from .fetcher import Fetcher
+from .guard import guard_of
 from .lease import Lease
 from .limits import Limits
 from .locks import Locks
+from .replays import Replays
 from .reporter import Reporter
+from .retention import Retention
 from .settler import Settler
+from .stacks import stacks_here
 from .stopping import Wish, Wishes
+from .systemd import ServiceManager
 from .timekeeper import Timekeeper
 from .triage import Triage
+from .watchdog import Watchdog
 
 logger = logging.getLogger("fastq.worker")
 
@@ -46,12 +52,14 @@ class Worker:
 
     `pool` has loaded its app, and `manifest` is what it found. `state` opens the shared state, for what needs it, and
     raises NotSupported if there can be none. `name` is what commands and events call it, by default fastq@host:pid.
-    With `leaving`, the process ends when `run` does.
+    With `leaving`, the process ends when `run` does. With `drain`, it stops by itself when its queues hold nothing that
+    is due. `manager` is told how it goes.
     """
 
     def __init__(
         self, *, broker: Broker, backend: Backend, state: Callable[[], SharedState], pool: Pool, manifest: Manifest,
-        settings: Settings, queues: Sequence[str], name: str = "", leaving: bool = False,
+        settings: Settings, queues: Sequence[str], name: str = "", leaving: bool = False, drain: bool = False,
+        manager: ServiceManager | None = None,
     ) -> None:  # fmt: skip
         self._broker = broker
         self._open_state = state
@@ -72,17 +80,23 @@ class Worker:
         self._limits = Limits(state=self.state, tasks=manifest.tasks, settings=settings, fail=self._fail)
         for gate in (locks, self._limits):
             gate.prepare()
+        replays = Replays()
         self._lease = Lease(
             broker=broker, backend=backend, queues=turns(queues, settings.shares), lease_s=settings.lease_s,
-            about=about, fail=self._fail,
+            about=about, fail=self._fail, guard=guard_of(settings, replays),
         )  # fmt: skip
-        self._wishes = Wishes(leaving=leaving)
+        self._retention = Retention(
+            broker=broker, queues=turns(queues, settings.shares), settings=settings, fail=self._fail
+        )
+        self._manager = manager or ServiceManager()
+        self._wishes = Wishes(leaving=leaving, on_stacks=self._log_stacks)
+        self._stacks_at = 0.0
         self._settler = Settler(
-            pool=pool, lease=self._lease, backend=backend, state=self.state, max_deliveries=settings.max_deliveries,
+            pool=pool, lease=self._lease, backend=backend, state=self.state, settings=settings,
             fail=self._fail,
         )  # fmt: skip
         self._timekeeper = Timekeeper(pool=pool, fail=self._fail)
-        triage = Triage(manifest.tasks, settings)
+        triage = Triage(manifest.tasks, settings, self.state, replays)
         self._dispatcher = Dispatcher(
             pool=pool, triage=triage, locks=locks, limits=self._limits, lease=self._lease, most_in_hand=_MOST_IN_HAND,
             timekeeper=self._timekeeper, complete=self._settler.complete,
@@ -97,14 +111,24 @@ class Worker:
                 dispatcher=self._dispatcher, least=settings.autoscale_min, most=settings.autoscale_max,
                 resize=self.resize, fail=self._fail,
             )  # fmt: skip
-        self._fetcher = Fetcher(lease=self._lease, dispatcher=self._dispatcher, fail=self._fail)
-        commands = Commands(
+        self._fetcher = Fetcher(
+            lease=self._lease, dispatcher=self._dispatcher, fail=self._fail, idle=self._is_idle,
+            drained=self._have_drained if drain else None,
+        )  # fmt: skip
+        self._watchdog = Watchdog(
+            broker=broker, lease=self._lease, fetcher=self._fetcher, stuck_s=settings.watchdog_s,
+            loops=(self._fetcher, self._settler, self._lease, self._timekeeper), fail=self._fail,
+            on_calm=self._manager.alive, calm_every_s=self._manager.every_s / 2,
+        )  # fmt: skip
+        self._commands = commands = Commands(
             broker=broker, lease=self._lease, dispatcher=self._dispatcher, revocations=triage.revocations,
             complete=self._settler.complete, processed=lambda: self.processed, resize=self._resize,
             limit_rate=self._limits.override, stop=lambda now: self.stop_soon(now=now), tasks=manifest.tasks,
-            queues=queues, shares=settings.shares, about=self._about,
+            queues=queues, shares=settings.shares, about=self._about, stacks=self.stacks,
         )  # fmt: skip
-        self._controller = Controller(open_state=self.state, commands=commands, fail=self._fail)
+        self._controller = Controller(
+            open_state=self.state, seals=settings.seals, commands=commands, fail=self._fail
+        )  # fmt: skip
         self._reporter: Reporter | None = None
         if settings.events:
             self._reporter = self._dispatcher.reporter = self._settler.reporter = Reporter(
@@ -112,11 +136,11 @@ class Worker:
                 fail=self._fail,
             )  # fmt: skip
 
-    def run(self, overdue: Callable[[], None] | None = None) -> ExitCode:
+    def run(self, overdue: Callable[[ExitCode], None] = lambda _: None) -> ExitCode:
         """Work until told to stop. Raises what broke the worker, if something did.
 
-        `overdue` is called from another thread if stopping takes longer than the grace period and 5 seconds,
-        as it may when the broker hangs.
+        `overdue` is called from another thread, with the exit status that is right then, if stopping takes longer than
+        the grace period and 5 seconds, as it may when the broker hangs.
         """
         with self._wishes:
             try:
@@ -128,7 +152,9 @@ class Worker:
             if wish is Wish.FINISH:
                 logger.info("Stopping: what runs may end within %g s, the rest goes back", self._settings.grace_s)
             grace_s = 0.0 if wish >= Wish.NOW else self._settings.grace_s
-            last_resort = threading.Timer(grace_s + _CLEANUP_S + 0.5, overdue or (lambda: None))
+            self._manager.stopping("Stopping", grace_s + _CLEANUP_S + 1)
+            status = ExitCode.STUCK if isinstance(self._failure, WorkerStuck) else ExitCode.UNFINISHED
+            last_resort = threading.Timer(grace_s + _CLEANUP_S + 0.5, overdue, (status,))
             last_resort.daemon = True
             last_resort.start()
             finished = self._wind_down(grace_s)
@@ -139,6 +165,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the children and the loops."""
+        failpoints.enter("parent")
         self._pool.start(self._children)
         self._dispatcher.begin()
         self.resize(self._children)
@@ -147,9 +174,12 @@ class Worker:
         for optional in (self._reporter, self._autoscaler):
             if optional is not None:
                 optional.start()
-        for loop in (self._lease, self._limits, self._settler, self._timekeeper, self._fetcher):
+        for loop in (self._lease, self._limits, self._settler, self._timekeeper, self._fetcher, self._retention):
             loop.start()
+        self._watchdog.start()
         logger.info("Ready")
+        about = self._commands.about
+        self._manager.ready(f"{about['children']} children of {about['app']} serve {', '.join(about['queues'])}")
 
     def stop_soon(self, *, now: bool = False) -> None:
         """Ask `run` to stop: at once, or when what runs has ended. Any thread may call this."""
@@ -168,6 +198,10 @@ class Worker:
             self._dispatcher.resize(children, spare=int(children < self._settings.autoscale_max))
             self._children = children
 
+    def stacks(self) -> dict[str, str]:
+        """Return where the threads of the worker's processes are, by what the processes are called."""
+        return {f"worker (pid {os.getpid()})": stacks_here(), **self._pool.stacks()}
+
     @property
     def processed(self) -> int:
         """How many attempts have ended here."""
@@ -177,21 +211,25 @@ class Worker:
 
     def _wind_down(self, grace_s: float) -> bool:
         """Stop everything within `grace_s` and a little; return whether all that ran could end."""
+        deadline = time.monotonic() + grace_s
         if self._autoscaler is not None:
             self._autoscaler.stop(1)
         self._fetcher.quiet()
-        self._hand_back_unstarted()
-        self._pool.quiet()
-        finished = self._let_end(time.monotonic() + grace_s)
+        unstarted = self._dispatcher.withdraw()
+        self._pool.quiet(deadline)  # first: to hand back may take a while
+        self._dispatcher.hand_back(unstarted)
+        finished = self._let_end(deadline)
         if not finished:
             self._dispatcher.break_off()
             self._dispatcher.wait_until_empty(time.monotonic() + 1)
         end = time.monotonic() + _CLEANUP_S
+        self._watchdog.stop(1)
         self._fetcher.stop(1)
         self._hand_back_unstarted()  # what a last fetch brought in
         self._settler.stop(end - time.monotonic() - 2)
         self._timekeeper.stop(1)
         self._limits.stop(1)
+        self._retention.stop(1)
         self._controller.stop(1)
         if self._reporter is not None:
             self._reporter.stop(1)
@@ -212,6 +250,16 @@ class Worker:
     def _hand_back_unstarted(self) -> None:
         self._dispatcher.hand_back(self._dispatcher.withdraw())
 
+    # -- draining ----------------------------------------------------------------------------------
+
+    def _is_idle(self) -> bool:
+        """Return whether nothing is in hand, and all that follows from what was is at the broker."""
+        return self._dispatcher.is_empty and self._settler.idle  # in this order
+
+    def _have_drained(self) -> None:
+        logger.info("The queues hold nothing that is due: stopping")
+        self.stop_soon()
+
     # -- remote control ----------------------------------------------------------------------------
 
     def _about(self) -> dict[str, Any]:
@@ -227,6 +275,13 @@ class Worker:
             except PoolError as error:
                 raise NotSupported(str(error)) from error
             return self._children
+
+    def _log_stacks(self) -> None:
+        """Log where all threads are, though not more than once a second."""
+        if time.monotonic() - self._stacks_at >= 1.0:
+            for name, stacks in self.stacks().items():
+                logger.warning("Stacks of %s:\n%s", name, stacks)
+            self._stacks_at = time.monotonic()
 
     def _fail(self, error: BaseException) -> None:
         logger.critical("The worker can't go on: %s", error)

@@ -172,6 +172,7 @@ def test_an_idle_worker_that_is_asked_to_stop_exits_with_0(folder, number):
 
 
 def test_a_task_that_outlasts_the_grace_period_goes_back_and_the_exit_status_is_5(folder):
+    """Row 5."""
     with worker("--grace", "0.1", folder=folder) as started:
         send(folder, "shop.nap", 60)
         eventually(lambda: queued(folder)["default"].leased == 1, 10)
@@ -191,6 +192,7 @@ def test_a_second_interrupt_stops_a_worker_at_once(folder):
 
 
 def test_a_worker_that_hangs_while_stopping_leaves_with_5():
+    """Row 25."""
     ended = subprocess.run(
         [sys.executable, "-c", "from fastq.cli.worker import _give_up; _give_up()"],
         env=environment(), capture_output=True, text=True, timeout=20, check=False,
@@ -249,3 +251,82 @@ def test_an_app_whose_import_ends_the_process_ends_the_worker_too(folder):
     ended = fastq("worker", "-A", "broken:app", folder=folder)
     assert ended.returncode == 3
     assert ended.stderr == "Error: The process died while it imported the app: exited with status 7\n"
+
+
+def test_a_worker_that_drains_stops_by_itself_when_nothing_is_due(folder):
+    with client(folder) as app:
+        results = [app.send_task("shop.add", [n]) for n in range(20)]
+        app.send_task("shop.add", [1], countdown=600)
+        ended = fastq("worker", "--drain", folder=folder)
+        assert ended.returncode == 0, ended.stderr
+        assert [result.get(1) for result in results] == list(range(20))
+    assert "The queues hold nothing that is due" in ended.stderr
+    assert queued(folder)["default"].delayed == 1
+
+
+# -- looking into it --------------------------------------------------------------------------------
+
+
+def test_a_worker_that_gets_sigusr1_logs_where_all_its_threads_are_and_works_on(folder):
+    with worker("-n", "bakery", folder=folder) as started:
+        send(folder, "shop.nap", 60)
+        eventually(lambda: queued(folder)["default"].leased == 1)
+        started.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: "Stacks of child" in started.log and "in nap" in started.log)
+        assert "Stacks of worker" in started.log
+        assert "Thread fastq-fetcher" in started.log
+        shown = fastq("inspect", "stacks", "--destination", "bakery", "--timeout", "20", folder=folder)
+        assert shown.returncode == 0, shown.stderr
+        assert re.search(r"^bakery, child \d \(pid \d+\):\n(.*\n)+?.* in nap$", shown.stdout, re.MULTILINE)
+        assert outcome(folder, "shop.add", 4) == 4
+        started.process.send_signal(signal.SIGINT)
+        started.process.send_signal(signal.SIGQUIT)
+        assert started.process.wait(40) == 5
+
+
+# -- as process 1 -----------------------------------------------------------------------------------
+
+ORPHANS = """
+import subprocess
+from fastq import FastQ
+app = FastQ("shop")
+
+@app.task
+def leave_orphans(number):
+    for _ in range(number):
+        subprocess.run(["sh", "-c", "setsid sleep 0.05 &"], check=True)
+"""
+
+
+def test_as_process_1_a_worker_leaves_no_zombies_and_obeys_signals(folder):
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to make a namespace of processes")
+    (folder / "shop.py").write_text(ORPHANS)
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            [*alone, *command("worker", "-A", "shop", "-c", "1")], cwd=folder, env=environment(),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        eventually(lambda: "Ready" in (folder / "log").read_text())
+        (parent,) = children_of(process.pid)
+        outcome(folder, "shop.leave_orphans", 20)
+        eventually(lambda: len(family_of(parent)) == 3)  # itself, the template, a child; no zombie is left
+        os.kill(parent, signal.SIGTERM)
+        assert process.wait(40) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def family_of(pid: int) -> list[int]:
+    """Return a process and all that descend from it, zombies included."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text("latin-1").rpartition(")")[2].split()[1])
+    family = [pid]
+    for each in family:
+        family += [child for child, parent in parents.items() if parent == each]
+    return family

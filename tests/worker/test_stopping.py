@@ -35,3 +35,15 @@ def test_what_was_set_up_for_signals_before_is_there_again() -> None:
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
     assert wakeup == -1
+
+
+def test_stacks_are_asked_for_by_a_signal_and_the_waiting_goes_on() -> None:
+    asked = []
+    with Wishes(on_stacks=lambda: asked.append(1)) as wishes:
+        for _ in range(100):
+            signal.raise_signal(signal.SIGUSR1)
+        assert wishes.wait(Wish.NOTHING, time.monotonic()) is Wish.NOTHING
+        assert 1 <= len(asked) <= 100
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        assert wishes.wait(Wish.NOTHING, time.monotonic() + 20) is Wish.FINISH
