@@ -377,7 +377,7 @@ print(channel.put(2, b"x"), channel.withdraw())
 def test_a_full_disk_is_an_error_and_no_signal(channels: ModuleType, tmp_path: Any) -> None:
     """On a small file system in a mount namespace of its own."""
     program = FULL_DISK.format(folder=tmp_path, module=channels.__name__)
-    mount = f'mount -t tmpfs -o size=64k none {tmp_path} && exec {sys.executable} -c "$0"'
+    mount = f'mount -t tmpfs -o size=128k none {tmp_path} && exec {sys.executable} -c "$0"'
     command = ["unshare", "--mount", "sh", "-c", mount, program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     if "unshare" in done.stderr or "mount:" in done.stderr:
