@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
+from . import failpoints
 from .backend import Backend
 from .backends import open_backend, pushes
 from .batch import SIZE, Batch, collected
@@ -227,7 +228,11 @@ class FastQ:
         return [prepared(message, self._before_publish) for message in messages]
 
     def _publish_now(self, messages: Sequence[Message]) -> None:
+        if failpoints.on:
+            failpoints.hit("P0")
         self.broker.publish(messages)
+        if failpoints.on:
+            failpoints.hit("P2")
         if self._after_publish:
             tell(messages, self._after_publish)
         if self.settings.events:
@@ -252,7 +257,7 @@ class FastQ:
         if self._broker is None:
             with self._opening:
                 if self._broker is None:
-                    self._broker = open_broker(self.settings.broker)
+                    self._broker = open_broker(self.settings.broker, self.settings.envelope)
         return self._broker
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .completion import System
@@ -128,6 +128,13 @@ class Subscription(ABC):
         made again. What was done by then, the repetition calls lost.
         """
 
+    def confirm(self) -> bool:
+        """Return once it is known that the broker has carried out what was settled before; False if the lease was lost.
+
+        For brokers whose `settle` has no answer. Where it has one, that is known already.
+        """
+        return True
+
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Hand back unstarted work at once: ready for others, in its old place, uncharged."""
@@ -150,10 +157,12 @@ class Broker(ABC):
 
     capabilities: frozenset[Capability] = frozenset()
     system: System | None = None  # what it shares with a backend of the same server
+    #: What makes the bytes that a message is published as: all that `publish` stores goes through it.
+    envelope: Callable[[Message], bytes] = staticmethod(Message.encode)
 
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> None:
-        """Return when the broker has taken responsibility for all of them.
+        """Return when the broker has taken responsibility for all of them, each in its `envelope`.
 
         Raises PublishUnknown if they may or may not have arrived; whatever else is raised, they have not.
         """
@@ -186,8 +195,25 @@ class Broker(ABC):
         """Return the live subscriptions. Needs Capability.INSPECT."""
         raise self._lacks(Capability.INSPECT)
 
-    def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
-        """Return the oldest dead letters of a queue. Needs Capability.DEAD_LETTERS."""
+    def bury(self, queue: str, frames: Sequence[bytes], reason: str) -> None:
+        """Make dead letters of messages that are in nobody's hands: those acknowledged before they could be read.
+
+        Raises as `publish` does. Needs Capability.DEAD_LETTERS.
+        """
+        raise self._lacks(Capability.DEAD_LETTERS)
+
+    def dead_letters(self, queue: str, limit: int, after: DeadLetter | None = None) -> list[DeadLetter]:
+        """Return the oldest dead letters of a queue, or those that follow one, whether it is still there or not.
+
+        Needs Capability.DEAD_LETTERS.
+        """
+        raise self._lacks(Capability.DEAD_LETTERS)
+
+    def prune_dead(self, queue: str, older_than_s: float, most: int) -> int:
+        """Delete the dead letters of a queue that died longer ago, and the oldest beyond so many; 0: none for that.
+
+        One call deletes a thousand or so at most. Return how many it did. Needs Capability.DEAD_LETTERS.
+        """
         raise self._lacks(Capability.DEAD_LETTERS)
 
     def requeue_dead(self, tokens: Iterable[str]) -> int:

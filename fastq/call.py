@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import _speedups
 from .current import running
 from .encoder import encode, serializer_named
-from .errors import ConfigurationError, EncodingError
+from .errors import ConfigurationError
 from .message import NO_EXTRAS, Extras, Message, now_us
 from .options import CallOptions, Keys, TaskOptions, due_us, limits_ms, moment_us
 from .routing import share_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _JSON = serializer_named("json", ("json",))
 NO_OPTIONS: CallOptions = {}
-_ENVELOPE_BYTES = 1_200  # what a message has, at most, besides its body and headers
+_ENVELOPE_BYTES = 1_700  # what a message has, at most, besides its body and headers, its seal among it
 
 
 class Call(NamedTuple):
@@ -36,7 +36,7 @@ class Call(NamedTuple):
     def message(self, settings: Settings, extras: Extras = NO_EXTRAS, reply_to: int = 0) -> Message:
         """Return the message. Raises EncodingError, ConfigurationError, and TypeError for headers that are none."""
         options, given = self.options, self.given
-        size = len(body := self._body()) + _ENVELOPE_BYTES
+        size = len(body := self._body(settings.max_depth)) + _ENVELOPE_BYTES
         if given:
             extras = self._extras(extras)
         if (run := running.get()) is not None:
@@ -60,17 +60,11 @@ class Call(NamedTuple):
             1, 0, reply_to, options.ignore_result, extras,
         ))  # fmt: skip
 
-    def _body(self) -> bytes:
-        options = self.options
-        try:
-            return encode([self.args, self.kwargs], options.serializer, f"The call of {self.task}", ("args", "kwargs"))
-        except EncodingError:
-            if not options.secret:
-                raise
-        raise EncodingError(
-            f"The call of {self.task} can't be carried by {options.serializer.name}; what it is about its arguments "
-            "is not said, for some of them are secret"
-        )
+    def _body(self, max_depth: int) -> bytes:
+        options, what = self.options, f"The call of {self.task}"
+        return encode(
+            [self.args, self.kwargs], options.serializer, what, ("args", "kwargs"), max_depth, options.secret
+        )  # fmt: skip
 
     def _keyed(self, keys: Keys, settings: Settings, extras: Extras, now: int, due: int) -> tuple[Extras, str, int]:
         """Return extras, queue and the moment to start, with what follows from the arguments."""

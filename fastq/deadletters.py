@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .broker import Capability, DeadLetter
 from .encoder import decode, encode, serializer_of
-from .errors import ConfigurationError, FastQError, ProtocolError
+from .errors import ConfigurationError, FastQError, ProtocolError, SealBroken
 from .message import Message, check_queue, now_us
+from .packing import is_packed
+from .sealing import of_queue, unsealed
 
 if TYPE_CHECKING:
     from .app import FastQ
 
-_ALL = 1_000_000  # of one queue: more than anyone leaves lying about
+_PAGE, _LARGEST_PAGE = 500, 4_000  # letters; pages grow, as some brokers read a queue from its beginning for each
+_AT_ONCE = 500  # letters that are put back, or dropped, in one step
+_LATER_US = 60_000_000  # letters from then on are not of those that were there when somebody asked; clocks differ
 
 
 class Letter(NamedTuple):
@@ -34,7 +39,7 @@ class Letter(NamedTuple):
     def of(cls, letter: DeadLetter) -> Letter:
         """Read a dead letter."""
         try:
-            message = Message.decode(letter.frame)
+            message = Message.decode(unsealed(letter.frame))
         except ProtocolError:
             message = None
         died_at = datetime.fromtimestamp(letter.died_at / 1e6, timezone.utc)
@@ -72,10 +77,25 @@ class DeadLetters:
         `task` is a name or a pattern such as ``shop.*``, `reason` a part of the reason, in either case; the ages are
         in seconds. Raises ProtocolError for what is no queue's name.
         """
+        found = self.walk(queue=queue, task=task, reason=reason, older_than_s=older_than_s, newer_than_s=newer_than_s)
+        return list(islice(found, limit))
+
+    def walk(
+        self,
+        *,
+        queue: str | None = None,
+        task: str | None = None,
+        reason: str | None = None,
+        older_than_s: float | None = None,
+        newer_than_s: float | None = None,
+    ) -> Iterator[Letter]:
+        """Yield what `find` returns, and hold no more than a page of it; letters may be put back or dropped meanwhile.
+
+        Those that die while it goes on are left out, or else a letter that dies again and again had no end.
+        """
         now = now_us()
-        found: list[Letter] = []
         for name in [check_queue(queue)] if queue else self._queues():
-            for letter in map(Letter.of, self._app.broker.dead_letters(name, _ALL)):
+            for letter in map(Letter.of, self._pages(name, now + _LATER_US)):
                 age_s = (now - letter.died_at.timestamp() * 1e6) / 1e6
                 if (
                     (task is None or fnmatchcase(letter.task, task))
@@ -83,23 +103,36 @@ class DeadLetters:
                     and (older_than_s is None or age_s >= older_than_s)
                     and (newer_than_s is None or age_s <= newer_than_s)
                 ):
-                    found.append(letter)
-                    if len(found) == limit:
-                        return found
-        return found
+                    yield letter
+
+    def _pages(self, queue: str, until: int) -> Iterator[DeadLetter]:
+        """Yield the letters of a queue that died until a moment."""
+        last: DeadLetter | None = None
+        size = _PAGE
+        while page := self._app.broker.dead_letters(queue, size, last):
+            for last in page:
+                if last.died_at > until:
+                    return
+                yield last
+            size = min(2 * size, _LARGEST_PAGE)
 
     def get(self, name: str) -> Letter:
         """Return the dead letter with this token, or of the task with this id. Raises LookupError."""
-        for letter in self.find():
+        for letter in self.walk():
             if name in (letter.token, letter.id):
                 return letter
         raise LookupError(f"There is no dead letter {name!r}")
 
     def requeue(self, letters: Iterable[Letter]) -> int:
         """Put letters back into their queues, and forget their crashes and their ends; return how many."""
-        letters = list(letters)
-        self._forget_ends(letters)
-        return self._app.broker.requeue_dead([letter.token for letter in letters])
+        count = 0
+        for some in _in_parts(letters):
+            self._forget_ends(some)
+            expired = [letter for letter in some if self._has_expired(letter)]
+            self._app.broker.publish([letter.message for letter in expired if letter.message])  # with a new signature
+            count += self.drop(expired) if expired else 0
+            count += self._app.broker.requeue_dead([letter.token for letter in some if letter not in expired])
+        return count
 
     def edit(
         self,
@@ -111,25 +144,30 @@ class DeadLetters:
     ) -> None:
         """Put a letter back with other arguments, or into another queue; what is not given stays, its id too.
 
-        The changed message is queued before the letter is dropped, so it is there twice rather than not at all.
+        It counts as a further attempt. The changed message is queued before the letter is dropped, so it is there twice
+        rather than not at all.
         Raises ConfigurationError if the letter is no message, EncodingError for arguments that can't be carried.
         """
         message = letter.message
         if message is None:
             raise ConfigurationError(f"The dead letter {letter.token} is no message: {letter.reason}")
+        message = self._plain(message)  # as it is packed and signed anew
         body = message.body if args is None and kwargs is None else self._body(message, args, kwargs)
-        changed = message._replace(body=body, queue=check_queue(queue or message.queue), eta=0, expires=0, crashes=0)
+        changed = message._replace(
+            body=body, queue=check_queue(queue or message.queue), eta=0, expires=0, attempt=message.attempt + 1
+        )
         self._forget_ends([letter])
         self._app.broker.publish([changed])
         self.drop([letter])
 
     def drop(self, letters: Iterable[Letter]) -> int:
         """Delete letters for good; return how many."""
-        return self._app.broker.drop_dead([letter.token for letter in letters])
+        return sum(self._app.broker.drop_dead([letter.token for letter in some]) for some in _in_parts(letters))
 
     def arguments(self, message: Message) -> tuple[list[Any], dict[str, Any]]:
         """Return a message's arguments. Raises EncodingError, ProtocolError."""
-        pair = decode(message.body, message.content_type, self._app.settings.accept)
+        message, settings = self._plain(message), self._app.settings
+        pair = decode(message.body, message.content_type, settings.accept, settings.max_depth)
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[1], dict):
             raise ProtocolError("The body is not a pair of arguments and keyword arguments")
         return list(pair[0]), pair[1]
@@ -159,6 +197,18 @@ class DeadLetters:
         serializer = serializer_of(message.content_type, self._app.settings.accept)
         return encode([list(args), dict(kwargs)], serializer, f"The call of {message.task}", ("args", "kwargs"))
 
+    def _plain(self, message: Message) -> Message:
+        """Return a message with its body as its serializer made it, even if workers refuse it. Raises EncodingError."""
+        return self._app.settings.packing.plain(message) if is_packed(message.content_type) else message
+
+    def _has_expired(self, letter: Letter) -> bool:
+        """Return whether nothing is wrong with the signature of a letter but its age."""
+        seals = self._app.settings.seals
+        try:
+            return seals.active and seals.open(letter.frame, of_queue(letter.queue)).expired
+        except SealBroken:
+            return False
+
     def _forget_ends(self, letters: Sequence[Letter]) -> None:
         """Make room for new ends: that a task went to the dead letters is an end, which no other replaces."""
         ids = [letter.message.id for letter in letters if letter.message and not letter.message.ignore_result]
@@ -172,3 +222,9 @@ class DeadLetters:
             return [info.name for info in app.broker.queues() if info.dead]
         routed = [queue for _, queue in app.settings.task_routes]
         return sorted({app.settings.default_queue, *routed, *(task.options.queue for task in app.tasks.values())})
+
+
+def _in_parts(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
+    left = iter(letters)
+    while some := list(islice(left, _AT_ONCE)):
+        yield some

@@ -27,13 +27,20 @@ from .errors import (
 
 @dataclass(frozen=True)
 class Serializer:
-    """A way to make bytes of a value and back. Both functions may raise whatever they like."""
+    """A way to make bytes of a value and back. Both functions may raise whatever they like.
+
+    How deeply lists and mappings are nested is looked at where there is `is_shallow`, which says of bytes, as well as
+    it can without reading them, whether they stand for nothing that is nested more deeply than so many levels.
+    """
 
     name: str
     content_type: str
     dumps: Callable[[Any], bytes]
     loads: Callable[[bytes], Any]
+    is_shallow: Callable[[bytes, int], bool] | None = None
 
+
+MAX_DEPTH = 100  # of lists and mappings in one another, unless a setting says otherwise
 
 _by_name: dict[str, Serializer] = {}
 _by_content_type: dict[str, Serializer] = {}
@@ -63,21 +70,31 @@ def serializer_named(name: str, accept: Collection[str]) -> Serializer:
     return _accepted(serializer, accept)
 
 
-def encode(value: Any, serializer: Serializer, what: str, parts: Sequence[str] = ()) -> bytes:
+def encode(
+    value: Any, serializer: Serializer, what: str, parts: Sequence[str] = (), max_depth: int = MAX_DEPTH,
+    secret: Collection[str] = (),
+) -> bytes:  # fmt: skip
     """Return a value's bytes.
 
-    Raises EncodingError, which quotes `what` the value is, and the part of it that can't be carried;
-    `parts` are the names of a list's items.
+    Raises EncodingError, which quotes `what` the value is, and the part of it that can't be carried, unless there are
+    `secret` arguments, which may be in it; `parts` are the names of a list's items.
     """
     try:
         data = serializer.dumps(value)
     except MissingExtra:
         raise
     except Exception as error:
+        if secret:
+            why = "what of it is not said: there are arguments, and some of them are secret"
+            raise EncodingError(f"{what} can't be carried by {serializer.name}; {why}") from None
         cause = _culprit(serializer.dumps, value, parts) or str(error) or type(error).__name__
         raise EncodingError(f"{what} can't be carried by {serializer.name}: {cause}") from error
     if not isinstance(data, bytes):
         raise EncodingError(f"The serializer {serializer.name} made {type(data).__name__} of {what}, not bytes")
+    if len(data) > max_depth and _may_be_deeper(data, serializer, max_depth) and is_deeper(
+        serializer.loads(data), max_depth
+    ):  # fmt: skip
+        raise EncodingError(f"{what} is nested more deeply than {max_depth} levels, the limit of max_depth")
     return data
 
 
@@ -89,17 +106,20 @@ def serializer_of(content_type: str, accept: Collection[str]) -> Serializer:
     return _accepted(serializer, accept)
 
 
-def decode(data: bytes, content_type: str, accept: Collection[str]) -> Any:
+def decode(data: bytes, content_type: str, accept: Collection[str], max_depth: int = MAX_DEPTH) -> Any:
     """Return the value of some bytes. Raises UnknownSerializer, SerializerRefused, EncodingError."""
     serializer = _by_content_type.get(content_type)
     if serializer is None or serializer.name not in accept:
         serializer = serializer_of(content_type, accept)
     try:
-        return serializer.loads(data)
+        value = serializer.loads(data)
     except MissingExtra:
         raise
     except Exception as error:
         raise EncodingError(f"{len(data)} bytes are not valid {serializer.name}: {error}") from error
+    if len(data) > max_depth and _may_be_deeper(data, serializer, max_depth) and is_deeper(value, max_depth):
+        raise EncodingError(f"A value is nested more deeply than {max_depth} levels, the limit of max_depth")
+    return value
 
 
 def _accepted(serializer: Serializer, accept: Collection[str]) -> Serializer:
@@ -110,6 +130,47 @@ def _accepted(serializer: Serializer, accept: Collection[str]) -> Serializer:
         )
     return serializer
 
+
+# -- nesting --------------------------------------------------------------------------------------
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Return whether lists and mappings are in one another beyond so many levels; those that are shared count once."""
+    nests = [value] if isinstance(value, _NESTS) else []
+    for _ in range(levels):
+        items = (item for each in nests for item in (each.values() if isinstance(each, dict) else each))
+        nests = list({id(item): item for item in items if isinstance(item, _NESTS)}.values())
+        if not nests:
+            return False
+    return True
+
+
+_NESTS = (list, tuple, dict)
+
+
+def _may_be_deeper(data: bytes, serializer: Serializer, levels: int) -> bool:
+    return serializer.is_shallow is not None and not serializer.is_shallow(data, levels)
+
+
+def _is_shallow_json(data: bytes, levels: int) -> bool:
+    """Count the brackets, those in texts among them: to leave these out takes longer than to look at the value."""
+    return len(data) <= 2 * levels or data.count(b"[") + data.count(b"{") <= levels
+
+
+_NO_MSGPACK_NESTS = bytes(set(range(256)) - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
+
+
+def _is_shallow_msgpack(data: bytes, levels: int) -> bool:
+    """Count the bytes that may begin a list or a mapping."""
+    return len(data.translate(None, _NO_MSGPACK_NESTS)) <= levels
+
+
+def _is_shallow_yaml(data: bytes, levels: int) -> bool:
+    """Look at the length alone: there are many ways to nest, and all of them take a character a level."""
+    return len(data) <= levels
+
+
+# -- what can't be carried, and why ---------------------------------------------------------------
 
 _DEEPEST = 50
 
@@ -179,7 +240,7 @@ def _all_finite(value: Any) -> bool:
     return True
 
 
-register_serializer(Serializer("json", "application/json", _json_dumps, orjson.loads))
+register_serializer(Serializer("json", "application/json", _json_dumps, orjson.loads, _is_shallow_json))
 
 
 # -- the others: their libraries are loaded when they are used -----------------------------------------
@@ -220,6 +281,6 @@ def _pickle_loads(data: bytes) -> Any:
     return _library("pickle").loads(data)
 
 
-register_serializer(Serializer("msgpack", "application/msgpack", _msgpack_dumps, _msgpack_loads))
-register_serializer(Serializer("yaml", "application/yaml", _yaml_dumps, _yaml_loads))
+register_serializer(Serializer("msgpack", "application/msgpack", _msgpack_dumps, _msgpack_loads, _is_shallow_msgpack))
+register_serializer(Serializer("yaml", "application/yaml", _yaml_dumps, _yaml_loads, _is_shallow_yaml))
 register_serializer(Serializer("pickle", "application/x-pickle", _pickle_dumps, _pickle_loads))

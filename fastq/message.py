@@ -25,6 +25,12 @@ JSON = "application/json"
 CONTENT_CODES = {JSON: 1, "application/msgpack": 2, "application/yaml": 3, "application/x-pickle": 4}
 CONTENT_TYPES = {code: name for name, code in CONTENT_CODES.items()}
 
+#: How a body may be packed, which its content type names behind semicolons: compressed, and then encrypted.
+CODINGS = ("zlib", "zstd")
+CIPHERS = ("aes-256-gcm", "chacha20-poly1305")
+#: And then, of a body that is kept elsewhere, comes this; the message has its SHA-256 (``fastq.claims``).
+CLAIM = ";claim"
+
 IGNORE_RESULT = 1  # flags of the binary envelope
 _KNOWN_FLAGS = IGNORE_RESULT
 
@@ -69,7 +75,7 @@ class Message(NamedTuple):
     eta: int = 0
     expires: int = 0
     attempt: int = 1  # counts the tries that the task itself asked for, from 1
-    crashes: int = 0  # attempts that ended with the death of their process
+    crashes: int = 0  # attempts that ended with the death of their process: what a worker tells its child
     reply_to: int = 0  # the caller's channel for results; 0: nobody waits
     ignore_result: bool = False
     extras: Extras = NO_EXTRAS
@@ -357,12 +363,13 @@ def _check_twins(frame: bytes, call: Mapping[str, Any]) -> None:
     def note(pairs: list[tuple[str, Any]]) -> None:
         keys[:] = [key for key, _ in pairs]  # the outermost object comes last
 
-    json.loads(frame, object_pairs_hook=note)
+    json.loads(frame, object_pairs_hook=note, parse_int=str, parse_float=str)  # numbers of any length are left as text
     if twins := {key for key in keys if keys.count(key) > 1}:
         raise ValueError(f"the key {min(twins)!r} is there more than once")
 
 
 _REQUIRED = object()
+_OPAQUE = frozenset(("args", "kwargs", "headers"))  # whose values may be secret
 
 
 def _typed(call: Mapping[str, Any], key: str, kind: type, default: Any = _REQUIRED) -> Any:
@@ -373,7 +380,8 @@ def _typed(call: Mapping[str, Any], key: str, kind: type, default: Any = _REQUIR
             raise ValueError(f"{key!r} is missing")
         return default
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ValueError(f"{key!r} is {_short(value)}; it takes a JSON value that Python reads as {kind.__name__}")
+        shown = f"of type {type(value).__name__}" if key in _OPAQUE else _short(value)
+        raise ValueError(f"{key!r} is {shown}; it takes a JSON value that Python reads as {kind.__name__}")
     return value
 
 

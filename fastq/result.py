@@ -10,9 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .current import refuse_in_task
-from .encoder import decode
 from .errors import ConfigurationError, ResultTimeout, TaskError
-from .failure import Failure
 from .outcome import Outcome, State
 
 if TYPE_CHECKING:
@@ -102,14 +100,15 @@ class AsyncResult(Generic[R]):
         outcome = self._look()
         if outcome is None or not outcome.state.terminal or self._ignored:
             return None
-        return self._value(outcome) if outcome.state is State.SUCCESS else Failure.decode(outcome.body).exception()
+        packing = self._app.settings.packing
+        return self._value(outcome) if outcome.state is State.SUCCESS else packing.failure_of(outcome).exception()
 
     @property
     def traceback(self) -> str | None:
         """The remote traceback of a task that failed."""
         outcome = self._look()
         failed = outcome is not None and outcome.state.terminal and outcome.state is not State.SUCCESS
-        return Failure.decode(outcome.body).traceback or None if outcome is not None and failed else None
+        return self._app.settings.packing.failure_of(outcome).traceback or None if outcome and failed else None
 
     @property
     def finished_at(self) -> datetime | None:
@@ -192,7 +191,7 @@ class AsyncResult(Generic[R]):
             raise ConfigurationError(f"Task {self.id} was sent with ignore_result: there is nothing to wait for")
         assert self._final is not None
         if self._final.state is not State.SUCCESS:
-            raise Failure.decode(self._final.body).exception()
+            raise self._app.settings.packing.failure_of(self._final).exception()
         return self._value(self._final)
 
     def _look(self) -> Outcome | None:
@@ -204,8 +203,7 @@ class AsyncResult(Generic[R]):
         return outcome
 
     def _value(self, outcome: Outcome) -> R:
-        value: Any = decode(outcome.body, outcome.content_type, self._app.settings.accept)
-        return cast("R", value)
+        return cast("R", self._app.settings.packing.value_of(outcome))
 
 
 def refuse_in_loop(what: str) -> None:

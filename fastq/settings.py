@@ -40,7 +40,7 @@ class Settings:
 
     broker: str = field(default="sqlite:///fastq.db", repr=False)
     backend: str = field(default="", repr=False)  # empty: the broker's own URL
-    state: str = field(default="", repr=False)  # of shared state; empty: the broker's or else the backend's, if they can
+    state: str = field(default="", repr=False)  # of shared state; empty: the broker's or the backend's, if they can
     default_queue: str = "default"
     task_routes: tuple[tuple[str, str], ...] = ()  # names of tasks, or patterns of them, and the queues for their calls
     queue_limits: tuple[tuple[str, str], ...] = ()  # queues, and what of them may start ("100/m"), or run at once ("4")

@@ -52,7 +52,7 @@ class Steps:
         if value is None:
             return _NOTHING
         self._finished_here.add(name)
-        return self._decoded(value)
+        return self._decoded(name, value)
 
     def finish(self, name: str, value: Any) -> Any:
         """Keep the value of a step, and return it as another attempt would find it.
@@ -61,22 +61,30 @@ class Steps:
         """
         run = self._run
         serializer, settings = run.task.options.serializer, run.app.settings
-        body = encode(value, serializer, f"The value of the step {name!r} of {run.message.task}")
+        what = f"The value of the step {name!r} of {run.message.task}"
+        body = encode(value, serializer, what, (), settings.max_depth, run.task.options.secret)
         if len(body) > settings.max_step_bytes:
             raise ConfigurationError(
                 f"The value of the step {name!r} of {run.message.task} has {len(body)} bytes; max_step_bytes is "
                 f"{settings.max_step_bytes}: put it where files belong, and save where that is"
             )
-        packed = serializer.content_type.encode() + b"\n" + body
+        body, content_type = settings.packing.pack(body, serializer.content_type, self._whose(name))
+        packed = content_type.encode() + b"\n" + body
         other = run.app.state.put_new(self._family, name, packed, settings.result_expires_s)
         kept = packed if other is None else other
         self.load()[name] = kept
         self._finished_here.add(name)
-        return self._decoded(kept)
+        return self._decoded(name, kept)
 
-    def _decoded(self, packed: bytes) -> Any:
-        content_type, _, body = packed.partition(b"\n")
-        return decode(body, content_type.decode(), self._run.app.settings.accept)
+    def _decoded(self, name: str, packed: bytes) -> Any:
+        settings = self._run.app.settings
+        said, _, body = packed.partition(b"\n")
+        body, content_type = settings.packing.unpack(body, said.decode(), self._whose(name))
+        return decode(body, content_type, settings.accept, settings.max_depth)
+
+    def _whose(self, name: str) -> bytes:
+        """Return what binds the value of a step to its place."""
+        return b"step\0" + self._run.message.id + name.encode()
 
     def _ended(self, outcome: Outcome) -> None:
         if outcome.state.terminal and self._kept:

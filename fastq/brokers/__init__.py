@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastq.broker import Broker
+from fastq.message import Message
 from fastq.systems import REDIS_KINDS, Opener, Registry
 
 _REDIS = Opener("fastq.brokers.redis", "RedisBroker", extra="redis")
@@ -21,9 +24,14 @@ _registry: Registry[Broker] = Registry(
 )
 
 
-def open_broker(url: str) -> Broker:
-    """Return a client for a broker URL. Raises UnknownScheme, MissingExtra, BrokerUnavailable."""
-    return _registry.open(url)
+def open_broker(url: str, envelope: Callable[[Message], bytes] = Message.encode) -> Broker:
+    """Return a client for a broker URL, which publishes messages in this envelope.
+
+    Raises UnknownScheme, MissingExtra, BrokerUnavailable.
+    """
+    broker = _registry.open(url)
+    broker.envelope = envelope
+    return broker
 
 
 def import_broker(url: str) -> None:

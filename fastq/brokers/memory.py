@@ -31,7 +31,7 @@ class MemoryBroker(Broker):
         self.system: MemorySystem = system or memory_system(url)
 
     def publish(self, messages: Sequence[Message]) -> None:
-        ready = [(message.queue, message.encode(), 9 - message.priority, message.eta) for message in messages]
+        ready = [(message.queue, self.envelope(message), 9 - message.priority, message.eta) for message in messages]
         with self.system.held() as now:
             for queue, frame, rank, due in ready:
                 self.system.queues.publish(queue, frame, rank, due, now)
@@ -68,9 +68,20 @@ class MemoryBroker(Broker):
             leases = self.system.queues.leases.values()
             return [WorkerInfo(it.owner, (it.until - now) / 1e6, it.about) for it in leases if it.until >= now]
 
-    def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
+    def bury(self, queue: str, frames: Sequence[bytes], reason: str) -> None:
+        check_queue(queue)
+        with self.system.held() as now:
+            for frame in frames:
+                self.system.queues.bury(queue, bytes(frame), reason, now)
+
+    def dead_letters(self, queue: str, limit: int, after: DeadLetter | None = None) -> list[DeadLetter]:
         with self.system.held():
-            return self.system.queues.dead_letters(queue, limit)
+            return self.system.queues.dead_letters(queue, limit, int(after.token) if after else 0)
+
+    def prune_dead(self, queue: str, older_than_s: float, most: int) -> int:
+        with self.system.held() as now:
+            before = now - round(older_than_s * 1e6) if older_than_s else 0
+            return self.system.queues.prune_dead(queue, before, most)
 
     def requeue_dead(self, tokens: Iterable[str]) -> int:
         with self.system.held() as now:

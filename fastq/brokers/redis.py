@@ -11,6 +11,7 @@ from typing import Any
 
 import hiredis
 
+from fastq import failpoints
 from fastq.broker import Broker, Capability, DeadLetter, Decision, Delivery, QueueInfo, Subscription, WorkerInfo
 from fastq.completion import Completed
 from fastq.diagnosis import Diagnosis
@@ -55,11 +56,12 @@ class RedisBroker(Broker):
     def _arguments(self, messages: Sequence[Message]) -> list[bytes | str | int]:
         plain: list[bytes | str | int] = []
         others: list[bytes | str | int] = []
+        envelope = self.envelope
         for message in messages:
             if message.priority or message.eta:
-                others += (9 - message.priority, message.eta, message.encode())
+                others += (9 - message.priority, message.eta, envelope(message))
             else:
-                plain.append(message.encode())
+                plain.append(envelope(message))
         return [self._redis.clock(), len(plain), *plain, *others]
 
     def _publish(self, by_queue: Mapping[str, Sequence[bytes | str | int]]) -> None:
@@ -130,10 +132,27 @@ class RedisBroker(Broker):
         with self._redis.translated(BrokerUnavailable):
             return self._redis.queue_names()
 
-    def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
-        reply = self._ask(redis_inspect.LETTERS, queue, limit) if limit > 0 else []
+    def bury(self, queue: str, frames: Sequence[bytes], reason: str) -> None:
+        check_queue(queue)
+        if not frames:
+            return
+        try:
+            self._redis.list_queues([queue])
+        except ERRORS as error:  # nothing is buried yet
+            raise BrokerUnavailable(explain(self._redis.url, error)) from error
+        try:
+            self._redis.call(redis_inspect.BURY, [self._redis.base(queue)], self._redis.clock(), reason, *frames)
+        except ERRORS as error:
+            raise self._not_published(error, in_doubt=False) from error
+
+    def dead_letters(self, queue: str, limit: int, after: DeadLetter | None = None) -> list[DeadLetter]:
+        place = redis_inspect.place_of(after)
+        reply = self._ask(redis_inspect.LETTERS, queue, limit, *place) if limit > 0 else []
         pairs = zip(reply[::2], reply[1::2], strict=True)
         return [redis_inspect.letter_of(queue, token, letter) for token, letter in pairs if letter]
+
+    def prune_dead(self, queue: str, older_than_s: float, most: int) -> int:
+        return int(self._ask(redis_inspect.PRUNE, queue, self._redis.clock(), round(older_than_s * 1e6), most))
 
     def requeue_dead(self, tokens: Iterable[str]) -> int:
         return self._exhume(tokens, 1)
@@ -261,6 +280,8 @@ class RedisSubscription(Subscription):
         if reply is None:
             raise self._lost()
         ahead_us, *found = reply
+        if failpoints.on and found:
+            failpoints.hit("P3")
         new = tuple.__new__  # Delivery's own constructor, which NamedTuple writes in Python, takes three times as long
         for place, records in zip(found[::2], found[1::2], strict=True):
             queue = queues[place - 1]

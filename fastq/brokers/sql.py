@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from fastq import failpoints
 from fastq.broker import (
     Broker,
     Capability,
@@ -25,6 +28,9 @@ from fastq.systems.sql import LOOK_AGAIN_S, WORKERS, SqlSystem
 from fastq.systems.sql_messages import New
 from fastq.systems.turns import Turns
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
 _PURGES_A_TRANSACTION = 8
 
 
@@ -38,7 +44,7 @@ class SqlBroker(Broker):
         self._close: Callable[[], None] | None = self.system.close
 
     def publish(self, messages: Sequence[Message]) -> None:
-        self._publish([New(it.queue, it.encode(), 9 - it.priority, it.eta) for it in messages])
+        self._publish([New(it.queue, self.envelope(it), 9 - it.priority, it.eta) for it in messages])
 
     def publish_frames(self, queue: str, frames: Sequence[bytes]) -> None:
         check_queue(queue)
@@ -47,10 +53,19 @@ class SqlBroker(Broker):
     def _publish(self, news: Sequence[New]) -> None:
         if not news:
             return
+        with self._adding() as connection:
+            sql_messages.publish(connection, news, self.system.now())
+            if failpoints.on:
+                failpoints.hit("P1")
+        self.system.ring(WORKERS)
+
+    @contextmanager
+    def _adding(self) -> Iterator[Connection]:
+        """Give a transaction that adds something. Raises BrokerFull, PublishUnknown, BrokerUnavailable."""
         committing = False
         try:
             with self.system.write(BrokerUnavailable) as connection:
-                sql_messages.publish(connection, news, self.system.now())
+                yield connection
                 committing = True
         except BrokerUnavailable as error:
             cause = error.__cause__ or error
@@ -59,7 +74,6 @@ class SqlBroker(Broker):
             if committing and self.system.server.leaves_doubt(cause):
                 raise PublishUnknown(str(error)) from cause
             raise
-        self.system.ring(WORKERS)
 
     def diagnose(self) -> Diagnosis:
         with self.system.read(BrokerUnavailable):
@@ -96,9 +110,20 @@ class SqlBroker(Broker):
         with self.system.read(BrokerUnavailable) as connection:
             return sql_inspect.workers(connection, self.system.now())
 
-    def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
+    def bury(self, queue: str, frames: Sequence[bytes], reason: str) -> None:
+        check_queue(queue)
+        if frames:
+            with self._adding() as connection:
+                sql_inspect.bury(connection, queue, frames, reason, self.system.now())
+
+    def dead_letters(self, queue: str, limit: int, after: DeadLetter | None = None) -> list[DeadLetter]:
         with self.system.read(BrokerUnavailable) as connection:
-            return sql_inspect.dead_letters(connection, queue, limit)
+            return sql_inspect.dead_letters(connection, queue, limit, int(after.token) if after else 0)
+
+    def prune_dead(self, queue: str, older_than_s: float, most: int) -> int:
+        with self.system.write(BrokerUnavailable) as connection:
+            before = self.system.now() - round(older_than_s * 1e6) if older_than_s else 0
+            return sql_inspect.prune_dead(connection, queue, before, most)
 
     def requeue_dead(self, tokens: Iterable[str]) -> int:
         with self.system.write(BrokerUnavailable) as connection:
@@ -164,6 +189,8 @@ class SqlSubscription(Subscription):
             if not claimed and 0 < ahead.next_end < now:
                 freed = sql_messages.sweep(connection, self.lease, now)
                 claimed = sql_messages.claim(connection, self.lease, queues, limit)
+            if failpoints.on and claimed:
+                failpoints.hit("P3")
         if freed > len(claimed):
             self._system.ring(WORKERS)
         # A lease is over when its last moment has passed, hence the microsecond more.

@@ -22,6 +22,7 @@ from fastq.keys import Promised
 from fastq.message import NO_EXTRAS, Extras, Message
 from fastq.options import CallOptions, moment_us
 from fastq.result import AsyncResult
+from fastq.sealing import of_flow
 from fastq.state import Flow
 from fastq.systems import mask
 
@@ -230,7 +231,8 @@ class _Planner:
         then = Then(
             [laters[call.id] for call in flow.run], [laters[call.id] for call in flow.on_error], flow.dropped, values
         )
-        return Flow(flow.id, tuple(call.id for call in _leaves(flow.needs)), then.encode())
+        sealed = self._app.settings.seals.seal(then.encode(), of_flow(flow.id))
+        return Flow(flow.id, tuple(call.id for call in _leaves(flow.needs)), sealed)
 
 
 _NOTHING = _Source()
@@ -266,6 +268,7 @@ def _later(call: _Call, group: bytes) -> Later:
     message = made.message(app.settings, extras, app._reply_to)._replace(id=call.id)  # noqa: SLF001 - one, too
     if not call.begins:  # workers publish it, who know no middleware
         (message,) = app._prepared([message])  # noqa: SLF001 - as above
+        message = app.settings.packing.packed(message)  # for the shared state, too
     return Later(message, delay_us, expires_us)
 
 

@@ -31,7 +31,6 @@ def show_result(app: FastQ, id: str, outcome: Outcome | None, *, as_json: bool) 
 
     Raises Failing for a task that ended without a value, unless it is shown as JSON.
     """
-    from fastq.failure import Failure
     from fastq.outcome import State
     from fastq.result import AsyncResult
 
@@ -50,7 +49,7 @@ def show_result(app: FastQ, id: str, outcome: Outcome | None, *, as_json: bool) 
             click.echo(f"SUCCESS, {result.finished_at:%Y-%m-%d %H:%M:%S} UTC", err=True)
         click.echo(in_json({**seen, "result": value} if as_json else value))
         return ExitCode.OK
-    failure = Failure.decode(outcome.body)
+    failure = app.settings.packing.failure_of(outcome)
     if as_json:
         error = {"type": failure.type_name, "message": failure.message, "traceback": failure.traceback}
         click.echo(in_json({**seen, "error": error}))

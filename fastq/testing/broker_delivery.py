@@ -10,7 +10,18 @@ import pytest
 
 from fastq.broker import Action, Broker, Decision, Delivery, Subscription
 from fastq.errors import ProtocolError
-from fastq.testing.broker_case import HOSTILE, SOON_S, BrokerCase, Subscribe, at_once, bodies, call, numbered, soon
+from fastq.testing.broker_case import (
+    HOSTILE,
+    SOON_S,
+    BrokerCase,
+    Subscribe,
+    at_once,
+    bodies,
+    call,
+    numbered,
+    soon,
+    together,
+)
 
 
 class Delivering(BrokerCase):
@@ -25,6 +36,15 @@ class Delivering(BrokerCase):
         assert delivery.frame == message.encode()
         assert delivery.queue == "q"
         assert (delivery.fence, delivery.crashes, delivery.suspect) == (1, 0, False)
+
+    def test_what_is_published_is_what_the_envelope_makes_of_it(self, broker: Broker, subscribe: Subscribe) -> None:
+        broker.envelope = lambda message: b"sealed " + message.encode()
+        messages = [call(), call(eta=1), call(), call(eta=1)]
+        broker.publish(messages[:1])
+        broker.publish(messages[1:2])
+        broker.publish(messages[2:])
+        found = {delivery.frame for delivery in together(subscribe(), 4)}
+        assert found == {b"sealed " + message.encode() for message in messages}
 
     def test_a_batch_of_none_is_fine(self, broker: Broker, subscribe: Subscribe) -> None:
         broker.publish([])
@@ -194,6 +214,14 @@ class Delivering(BrokerCase):
         decisions = [Decision(it, action, reason="why") for it, action in zip(soon(subscription), Action, strict=True)]
         assert subscription.settle(decisions) == []
         assert sorted(bodies(soon(subscription))) == [b"1", b"2"]
+
+    def test_what_was_settled_can_be_confirmed(self, broker: Broker, subscribe: Subscribe) -> None:
+        broker.publish(numbered(2))
+        subscription = subscribe()
+        assert subscription.confirm()
+        for delivery in soon(subscription):
+            assert subscription.settle([Decision(delivery)]) == []
+            assert subscription.confirm()
 
     def test_a_delivery_is_settled_once(self, broker: Broker, subscribe: Subscribe) -> None:
         broker.publish([call()])

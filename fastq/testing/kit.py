@@ -21,8 +21,10 @@ from fastq.encoder import decode
 from fastq.errors import BrokerUnavailable
 from fastq.message import Message, now_us, set_clock
 from fastq.outcome import Outcome
+from fastq.packing import is_packed
 from fastq.pool import Ended, Manifest
 from fastq.pools.solo import SoloPool
+from fastq.sealing import unsealed
 from fastq.settings import fields_of
 from fastq.states.memory import MemoryState
 from fastq.systems.memory import MemorySystem
@@ -166,7 +168,7 @@ class Kit:
         """Return the calls that wait to be run, due or delayed, in the order in which they were queued."""
         with self._system.held():
             frames = self._system.queues.frames()
-        calls = [self._seen(Message.decode(frame)) for frame in frames]
+        calls = [self._seen(Message.decode(unsealed(frame))) for frame in frames]
         return [call for call in calls if _fits(call, task, None, None, queue)]
 
     def assert_enqueued(
@@ -201,7 +203,9 @@ class Kit:
     # -- steps ----------------------------------------------------------------------------------------
 
     def _seen(self, message: Message) -> Sent:
-        args, kwargs = decode(message.body, message.content_type, self.app.settings.accept)
+        packing = self.app.settings.packing
+        plain = packing.plain(message) if is_packed(message.content_type) else message
+        args, kwargs = decode(plain.body, plain.content_type, self.app.settings.accept)
         return Sent(message.task, args, kwargs, message.queue, message)
 
 
@@ -210,6 +214,7 @@ class _KitBroker(MemoryBroker):
 
     def __init__(self, kit: Kit, system: MemorySystem) -> None:
         super().__init__(system=system)
+        self.envelope = kit.app.settings.envelope
         self.failures: list[Exception] = []
         self._kit = kit
         self.at_work = False

@@ -49,6 +49,7 @@ class Limits(Loop):
         super().__init__("limits", fail)
         self._state = state
         self._lease_s = settings.lease_s
+        self._reframe = settings.reframe
         self._by_task = {name: info.limits for name, info in tasks.items() if info.limits}
         self._declared = dict(self._by_task)
         self._by_queue = _limits_of_queues(settings.queue_limits)
@@ -126,9 +127,9 @@ class Limits(Loop):
             if answer.reserved or not answer.wait_s:
                 line.started(1, now)
             if answer.reserved:
-                wait.append(_sent_back(flight, answer.wait_s, reserved=True))
+                wait.append(self._sent_back(flight, answer.wait_s, reserved=True))
             elif answer.wait_s:
-                wait.append(_sent_back(flight, line.wait(now, least_s=_horizon_of(answer)), reserved=False))
+                wait.append(self._sent_back(flight, line.wait(now, least_s=_horizon_of(answer)), reserved=False))
             else:
                 self._hold(flight, asks[at])
                 start.append(flight)
@@ -153,8 +154,19 @@ class Limits(Loop):
             self._ask_again_at = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures, 10))
             self._failures += 1
         pause = self._ask_again_at - now
-        wait = [_sent_back(flights[at], pause * random.uniform(1.0, 1.5), reserved=False) for at in asks]
+        wait = [self._sent_back(flights[at], pause * random.uniform(1.0, 1.5), reserved=False) for at in asks]
         return [flight for at, flight in enumerate(flights) if at not in asks], wait
+
+    def _sent_back(self, flight: Flight, wait_s: float, *, reserved: bool) -> Completed:
+        """Return what sends a message back until it is to come again: with its turn reserved, or without."""
+        message = flight.message
+        due = now_us() + round(wait_s * 1e6)
+        frame = b""
+        if reserved:
+            frame = self._reframe(message._replace(eta=due, extras=message.extras._replace(reserved=True)))
+        elif message.extras.reserved:
+            frame = self._reframe(message._replace(extras=message.extras._replace(reserved=False)))
+        return Completed(Decision(flight.delivery, Action.RETRY, frame, due), None)
 
     def _ask_of(self, flight: Flight) -> Ask | None:
         """Return what a flight has to ask for; None if it needs not ask."""
@@ -249,18 +261,6 @@ def _limits_of_queues(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[Limit
         limit = Limit(_fitting(f"queue:{queue}"), *parse_limit(text, f"queue_limits of {queue}"))
         found[queue] = (*found.get(queue, ()), limit)
     return found
-
-
-def _sent_back(flight: Flight, wait_s: float, *, reserved: bool) -> Completed:
-    """Return what sends a message back until it is to come again: with its turn reserved, or without."""
-    message = flight.message
-    due = now_us() + round(wait_s * 1e6)
-    frame = b""
-    if reserved:
-        frame = message._replace(eta=due, extras=message.extras._replace(reserved=True)).encode()
-    elif message.extras.reserved:
-        frame = message._replace(extras=message.extras._replace(reserved=False)).encode()
-    return Completed(Decision(flight.delivery, Action.RETRY, frame, due), None)
 
 
 def _is_late(turn_us: int, limits: Iterable[Limit]) -> bool:

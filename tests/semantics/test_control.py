@@ -98,9 +98,9 @@ def test_what_a_worker_can_not_do_it_answers_with_the_reason(app: FastQ, start: 
             app.control.cancel_consumer("mail")
         assert caught.value.replies == {"one": ["default"]}
         with pytest.raises(CommandFailed, match="There is no command 'dance'"):
-            ask(app.state, "dance", {}, destination=None, timeout_s=5)
+            ask(app.control._board, "dance", {}, destination=None, timeout_s=5)
         with pytest.raises(CommandFailed, match="TypeError"):
-            ask(app.state, "pause", {"step": 2}, destination=["one"], timeout_s=5)
+            ask(app.control._board, "pause", {"step": 2}, destination=["one"], timeout_s=5)
         assert app.control.ping(timeout=5) == {"one": "pong", "two": "pong"}
 
 
