@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -238,7 +239,7 @@ def _calm_the_collector() -> None:
 
 
 def _import_ahead(overrides: dict[str, Any]) -> None:
-    """Import the broker's library while the template imports the app: the broker is most likely this one."""
+    """Import the broker's library while the template imports the app, if it is known which broker that will name."""
     threading.Thread(target=_import_broker, args=(overrides,), name="fastq-import").start()
 
 
@@ -249,7 +250,10 @@ def _import_broker(overrides: dict[str, Any]) -> None:
     if os.environ.get("FASTQ_CONFIG"):  # user code, which this process does without
         return
     with suppress(FastQError):  # `load` reports it
-        import_broker(Settings.load(overrides).broker)
+        broker = Settings.load(overrides).broker
+        # The default is what most apps replace in their code, unless it was used here before. A library costs 12 MB.
+        if broker != Settings.broker or Path(broker.removeprefix("sqlite:///")).exists():
+            import_broker(broker)
 
 
 def _give_up(status: ExitCode = ExitCode.UNFINISHED) -> NoReturn:
