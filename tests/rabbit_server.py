@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fastq._speedups import AmqpLink
+from fastq._speedups.amqp_link import Link
+from fastq._speedups.amqp_values import Declared
 from tests.conftest import require_service
 from tests.redis_server import free_port
 
@@ -27,7 +33,8 @@ def url_of(vhost: str, scheme: str = "amqp") -> str:
 def has_rabbit() -> None:
     """Raise unless a server is there, and its tool."""
     AmqpLink(port=PORT, timeout_s=2).close()
-    rabbitmqctl("version")
+    if shutil.which("rabbitmqctl") is None:
+        raise FileNotFoundError("rabbitmqctl is not in PATH")
 
 
 def rabbitmqctl(*words: str, tool: str = "rabbitmqctl", environment: dict[str, str] | None = None) -> str:
@@ -40,15 +47,44 @@ def rabbitmqctl(*words: str, tool: str = "rabbitmqctl", environment: dict[str, s
 
 @contextlib.contextmanager
 def own_vhost() -> Iterator[str]:
-    """Make an empty virtual host, and delete it at the end."""
+    """Make an empty virtual host, and delete it at the end; fail if queues are left in it."""
     require_service("RabbitMQ", has_rabbit)
     name = f"fastq-test-{uuid.uuid4().hex}"
     rabbitmqctl("add_vhost", name)
     try:
         rabbitmqctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
         yield name
+        left = rabbitmqctl("list_queues", "-p", name, "--no-table-headers", "name").split()
     finally:
         rabbitmqctl("delete_vhost", name)
+    assert not left, f"tests left these queues behind: {left}"
+
+
+def prefix_of(test: str) -> str:
+    """Return what the queues of a test are to be named with: no two runs have the same, and it tells the test."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', test)[-50:].strip('-')}.{uuid.uuid4().hex[:8]}."
+
+
+@contextlib.contextmanager
+def queues_deleted(vhost: str) -> Iterator[None]:
+    """Delete, at the end, the queues that this process has declared meanwhile: a server has few files to spare."""
+    declared: set[str] = set()
+    declare = Link.declare_queue
+
+    def recorded(link: Link, name: str, *, passive: bool = False, **options: Any) -> Declared:
+        found = declare(link, name, passive=passive, **options)
+        if not passive:
+            declared.add(found.name)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Link, "declare_queue", recorded)
+        yield
+    if declared:
+        link = AmqpLink(port=PORT, vhost=vhost)
+        for name in declared:
+            link.delete_queue(name)
+        link.close()
 
 
 #: The scripts themselves: those in PATH change to the user of the system's own node.
@@ -64,16 +100,24 @@ def can_start() -> None:
 class RabbitServer:
     """One node with its files in a folder of its own. It takes seconds to boot: one does for many tests."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, management: bool = False) -> None:
+        """Make its files; with `management`, so that it has the plugin of that name, and tells it soon what happens."""
         self.folder = folder
         self.port = free_port()
+        self.management_port = free_port() if management else 0
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.local = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 1MB\nlog.console.level = error\n"
-        )
-        for name in ("env.conf", "plugins"):
-            (folder / name).write_text("[]." if name == "plugins" else "")
+        lines = [
+            f"listeners.tcp.local = 127.0.0.1:{self.port}",
+            "disk_free_limit.absolute = 1MB",
+            "log.console.level = error",
+        ]
+        if management:
+            lines += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self.management_port}"]
+            lines += ["collect_statistics_interval = 200"]
+        (folder / "rabbitmq.conf").write_text("\n".join([*lines, ""]))
+        (folder / "env.conf").write_text("")
+        (folder / "plugins").write_text("[rabbitmq_management]." if management else "[].")
         self.environment = {
             **os.environ,
             "HOME": str(folder),
@@ -118,6 +162,10 @@ class RabbitServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

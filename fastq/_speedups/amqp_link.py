@@ -58,14 +58,17 @@ class Link:
         heartbeat_s: int = 30,
         timeout_s: float = 10.0,
         name: str = "",
+        about: Table | None = None,
     ) -> None:
         """Connect, log in and open the channel, within `timeout_s`.
 
         `login` is a user and a password; None leaves it to the certificate (SASL EXTERNAL). `heartbeat_s` of 0 does
-        without; the server may ask for a shorter interval. `name` is how the server's tools show the connection.
+        without; the server may ask for a shorter interval. `name` is how the server's tools show the connection, and
+        `about` what else they tell of it, beside what the link itself says.
         Raises PermissionError when the server refuses the login or the virtual host.
         """
         self.server: dict[str, Field] = {}  # what it says of itself: product, version, capabilities …
+        self.about = dict(about or {})
         self.frame_max = 4096
         self._timeout_s = timeout_s
         self._codec = self.codec()
@@ -360,6 +363,7 @@ class Link:
         if mechanism not in mechanisms.split():
             raise PermissionError(f"the server takes logins by {mechanisms}, not {mechanism}")
         about: dict[str, Field] = {
+            **self.about,
             "connection_name": name,
             "capabilities": {**dict.fromkeys(_CAPABILITIES, True), "authentication_failure_close": True},
         }

@@ -159,7 +159,7 @@ class Wire:
 
 def _connected(host: str, port: int, tls: Tls | None, timeout_s: float) -> socket.socket:
     """Return a socket that never blocks. A name that has several addresses has them tried in turn."""
-    context = None if tls is None else _tls_context(tls)
+    context = None if tls is None else tls_context(tls)
     until = time.monotonic() + timeout_s
     connected = socket.create_connection((host, port), timeout_s)
     try:
@@ -177,7 +177,8 @@ def _connected(host: str, port: int, tls: Tls | None, timeout_s: float) -> socke
     return connected
 
 
-def _tls_context(tls: Tls) -> ssl.SSLContext:
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Return what a client needs to speak TLS. Raises ValueError."""
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         if not tls.verify:

@@ -7,13 +7,16 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastq._speedups.amqp_values import AmqpError, Properties, Received
-from fastq.broker import Broker, Capability, DeadLetter
+from fastq.broker import Broker, Capability, DeadLetter, QueueInfo, WorkerInfo
+from fastq.diagnosis import Diagnosis, Weakness
 from fastq.errors import BrokerUnavailable, NotSupported, ProtocolError
 from fastq.message import Message, check_queue, now_us
+from fastq.sealing import unsealed
 from fastq.systems import amqp_letters
+from fastq.systems.amqp_inspect import Inspector
 from fastq.systems.amqp_line import Line, Redialing, connect, translated
 from fastq.systems.amqp_messages import Parcel, plain
 from fastq.systems.amqp_publisher import Publisher
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LONGEST_HEARTBEAT_S = 60
+_PRUNED_AT_ONCE = 1_000
+_CLASSIC = Weakness(
+    "queues are classic: of each message there is one copy, on one node",
+    "use quorum queues, on three nodes of RabbitMQ 3.10 or later: queue_type=quorum",
+)
 
 
 class AmqpBroker(Broker):
@@ -40,9 +48,10 @@ class AmqpBroker(Broker):
         self._looking = Line(self._url, "fastq looking")
         self._spare: Link | None = None
         self._reported = False
-        # What a queue can do depends on its type: priorities are those of classic queues.
-        lacking = {Capability.INSPECT} | ({Capability.PRIORITY} if self._url.queue_type != "classic" else set())
-        self.capabilities = frozenset(Capability) - lacking
+        self._inspector = Inspector(self._url, self._topology) if self._url.management else None
+        has_priorities = self._url.queue_type == "classic" or self._url.priorities > 1
+        offered = {Capability.PRIORITY: has_priorities, Capability.INSPECT: self._inspector is not None}
+        self.capabilities = frozenset(it for it in Capability if offered.get(it, True))
 
     # -- publishing -----------------------------------------------------------------------------------
 
@@ -65,11 +74,14 @@ class AmqpBroker(Broker):
             self._publisher.publish([Parcel(queue, bytes(frame), properties) for frame in frames])
 
     def _parcel(self, message: Message, properties: Properties) -> Parcel:
-        return Parcel(message.queue, message.encode(), properties, message.eta)
+        return Parcel(message.queue, self.envelope(message), properties, message.eta)
 
     def _priority(self, message: Message) -> int:
         if message.priority and Capability.PRIORITY not in self.capabilities:
-            raise NotSupported("Quorum queues know no priorities: say queue_type=classic in the URL")
+            raise NotSupported(
+                f"The task {message.task!r} has priority {message.priority}, and {self._url.shown} offers none: say "
+                "queue_type=quorum&priorities=3 there (2 to 10), or queue_type=classic"
+            )
         return message.priority
 
     # -- consuming ------------------------------------------------------------------------------------
@@ -82,7 +94,7 @@ class AmqpBroker(Broker):
         with translated(self._url, BrokerUnavailable):
             link, self._spare = self._spare, None
             if link is None or link.fileno() < 0:
-                link = connect(self._url, name=name, heartbeat_s=heartbeat_s)
+                link = connect(self._url, name=name, heartbeat_s=heartbeat_s, worker=about)
             try:
                 for queue in dict.fromkeys(queues):
                     self._topology.declare(link, queue)
@@ -92,7 +104,7 @@ class AmqpBroker(Broker):
                 raise
         return AmqpSubscription(
             self._url, link=link, queues=queues, topology=self._topology, publisher=self._publisher,
-            redialing=Redialing(self._url, name=name, heartbeat_s=heartbeat_s), redialed=self._keep,
+            redialing=Redialing(self._url, name=name, heartbeat_s=heartbeat_s, worker=about), redialed=self._keep,
             heartbeat_s=heartbeat_s,
         )  # fmt: skip
 
@@ -101,12 +113,12 @@ class AmqpBroker(Broker):
         if self._reported:
             return
         self._reported = True
-        promise = (
-            "quorum queues, so accepted messages survive the loss of a minority of its nodes"
-            if self._topology.quorum(link)
-            else "classic queues, so accepted messages survive the end of its process, but there is one copy"
-        )
-        logger.info("%s at %s: %s", shown_server(link), self._url.shown, promise)
+        logger.info("%s at %s: %s", shown_server(link), self._url.shown, self._promise(link))
+
+    def _promise(self, link: Link) -> str:
+        if self._topology.quorum(link):
+            return "quorum queues, so accepted messages survive the loss of a minority of its nodes"
+        return "classic queues, so accepted messages survive the end of its process, but there is one copy"
 
     def _keep(self, link: Link) -> None:
         """Keep the link that showed that the server is there again, for the next subscription."""
@@ -122,51 +134,95 @@ class AmqpBroker(Broker):
         with translated(self._url, BrokerUnavailable), self._looking.link() as link:
             yield link
 
+    def diagnose(self) -> Diagnosis:
+        with self._look() as link:
+            system = f"{shown_server(link)} at {self._url.shown}"
+            return Diagnosis(system, self._promise(link), () if self._topology.quorum(link) else (_CLASSIC,))
+
     def depth(self, queue: str) -> int:
         """Return how many messages of a queue are ready. Those that are delayed can't be counted by queue."""
-        return self._of_queue(queue, lambda link, name: link.declare_queue(name, passive=True).messages)
+        return self._of_parts(queue, lambda link, name: link.declare_queue(name, passive=True).messages)
 
     def oldest_age(self, queue: str) -> float:
         """Return for how many seconds, to the second, the oldest ready message has waited, 0.0 for none.
 
         It is taken and put back, and counts as a suspect from then on.
         """
-        found: list[float] = []
+        return max(self._oldest_ages(queue), default=0.0)
 
-        def look(received: Received) -> bool:
-            found.append(_age_s(received))
-            return False
-
-        name = self._topology.name(queue)
+    def _oldest_ages(self, queue: str) -> Iterator[float]:
+        """Yield the age of the first message of each part of a queue that has one."""
         with self._look() as link:
-            amqp_letters.sift(link, name, look, lambda _: None, seen=1)
-        return found[0] if found else 0.0
+            for name in self._topology.names(queue):
+                found: list[Received] = []
+                amqp_letters.sift(link, name, found.append, lambda _: None, whole=False, until=found.__len__)
+                yield from map(_age_s, found)
 
     def purge(self, queue: str) -> int:
         """Delete what is ready in a queue, and return how many messages that were; what is delayed is not found."""
-        return self._of_queue(queue, lambda link, name: link.purge_queue(name))
+        return self._of_parts(queue, lambda link, name: link.purge_queue(name))
 
-    def _of_queue(self, queue: str, ask: Callable[[Link, str], int]) -> int:
-        """Return a number of a queue, which is 0 of one that is not there."""
-        name = self._topology.name(queue)
+    def _of_parts(self, queue: str, ask: Callable[[Link, str], int]) -> int:
+        """Return the sum of a number of each part of a queue, which is 0 of one that is not there."""
+        count = 0
         with self._look() as link:
-            try:
-                return ask(link, name)
-            except AmqpError as error:
-                if error.code != 404:
-                    raise
-                return 0
+            for name in self._topology.names(queue):
+                try:
+                    count += ask(link, name)
+                except AmqpError as error:
+                    if error.code != 404:
+                        raise
+        return count
 
-    def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
-        letters: list[DeadLetter] = []
+    def queues(self) -> list[QueueInfo]:
+        """Return the queues that hold something, by name, and a row ``fastq.delay`` for what is delayed in all of them.
 
-        def look(received: Received) -> bool:
-            letters.append(amqp_letters.letter_of(received, queue))
-            return False
-
+        What is leased is some seconds old. Of each queue the oldest message is looked at as `oldest_age` does.
+        """
+        inspector = self._inspected()
         with self._look() as link:
-            amqp_letters.sift(link, self._topology.dead_name(queue), look, lambda _: None, seen=limit)
-        return letters
+            infos = inspector.queues(link)
+        return [it._replace(oldest_age_s=self.oldest_age(it.name)) if it.ready else it for it in infos]
+
+    def workers(self) -> list[WorkerInfo]:
+        return self._inspected().workers()
+
+    def _inspected(self) -> Inspector:
+        if self._inspector is None:
+            raise NotSupported(
+                f"AMQP has no words for {Capability.INSPECT.value}: say management=http://host:15672 in the URL of the "
+                "broker, where RabbitMQ's management plugin is"
+            )
+        return self._inspector
+
+    def bury(self, queue: str, frames: Sequence[bytes], reason: str) -> None:
+        check_queue(queue)
+        place = self._topology.dead_name(queue)
+        parcels = [Parcel(queue, bytes(it), amqp_letters.buried_anew(reason), place=place) for it in frames]
+        if parcels:
+            self._publisher.publish(parcels)
+
+    def dead_letters(self, queue: str, limit: int, after: DeadLetter | None = None) -> list[DeadLetter]:
+        """Return the oldest dead letters of a queue, or those that follow one; the server is read from the first on."""
+        page = amqp_letters.Page(queue, limit, after)
+        with self._look() as link:
+            self._sift_dead(link, queue, page.look, until=page.is_full)
+        return page.letters
+
+    def prune_dead(self, queue: str, older_than_s: float, most: int) -> int:
+        place = self._topology.dead_name(queue)
+        before = now_us() - round(older_than_s * 1e6) if older_than_s else 0
+        with self._look() as link:
+            surplus = _count(link, place) - most if most else 0
+            pruning = amqp_letters.Pruning(queue, before, surplus)
+            return self._sift_dead(link, queue, pruning.wants, found=_PRUNED_AT_ONCE, until=pruning.is_over)
+
+    def _sift_dead(
+        self, link: Link, queue: str, wanted: Callable[[Received], bool],
+        carry_out: Callable[[Sequence[Received]], object] = lambda _: None, **ends: Any,
+    ) -> int:  # fmt: skip
+        place, whole = self._topology.dead_name(queue), self._topology.quorum(link)
+        return amqp_letters.sift(link, place, wanted, carry_out, whole=whole, **ends)
 
     def requeue_dead(self, tokens: Iterable[str]) -> int:
         def put_back(queue: str, letters: Sequence[Received]) -> None:
@@ -183,10 +239,7 @@ class AmqpBroker(Broker):
         for queue, wanted in amqp_letters.by_queue(tokens).items():
             is_wanted = functools.partial(_is_among, wanted, queue)
             with self._look() as link:
-                place = self._topology.dead_name(queue)
-                count += amqp_letters.sift(
-                    link, place, is_wanted, functools.partial(carry_out, queue), found=len(wanted)
-                )
+                count += self._sift_dead(link, queue, is_wanted, functools.partial(carry_out, queue), found=len(wanted))
         return count
 
     # -- exchanges ------------------------------------------------------------------------------------
@@ -213,6 +266,16 @@ class AmqpBroker(Broker):
             spare.close()
 
 
+def _count(link: Link, name: str) -> int:
+    """Return how many messages are ready in one of the server's queues, 0 if it is not there."""
+    try:
+        return link.declare_queue(name, passive=True).messages
+    except AmqpError as error:
+        if error.code != 404:
+            raise
+        return 0
+
+
 def _is_among(tokens: Collection[str], queue: str, letter: Received) -> bool:
     return amqp_letters.letter_of(letter, queue).token in tokens
 
@@ -220,7 +283,7 @@ def _is_among(tokens: Collection[str], queue: str, letter: Received) -> bool:
 def _age_s(received: Received) -> float:
     since_us = (received.properties.timestamp or 0) * 1_000_000
     try:
-        message = Message.decode(received.body)
+        message = Message.decode(unsealed(received.body))
         since_us = max(message.enqueued_at, message.eta) or since_us
     except ProtocolError:
         pass

@@ -10,11 +10,11 @@ import os
 import select
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fastq import failpoints
 from fastq._speedups.amqp_values import Received
 from fastq.broker import Action, Decision, Delivery, Subscription
 from fastq.errors import BrokerUnavailable, LeaseLost
@@ -22,7 +22,7 @@ from fastq.message import check_queue
 from fastq.systems import amqp_letters
 from fastq.systems.amqp_holding import Held, Holding
 from fastq.systems.amqp_intake import Intake
-from fastq.systems.amqp_line import ERRORS, Redialing, explain
+from fastq.systems.amqp_line import ERRORS, Redialing, explain, owner_of
 from fastq.systems.amqp_messages import CRASHES, Parcel, again
 from fastq.systems.amqp_publisher import Publisher
 from fastq.systems.amqp_topology import Topology
@@ -48,7 +48,7 @@ class AmqpSubscription(Subscription):
         self, url: AmqpUrl, *, link: Link, queues: Sequence[str], topology: Topology, publisher: Publisher,
         redialing: Redialing, redialed: Callable[[Link], None], heartbeat_s: int,
     ) -> None:  # fmt: skip
-        self.owner = str(uuid.uuid4())
+        self.owner = owner_of(link)
         self._url = url
         self._publisher = publisher
         self._topology = topology
@@ -87,6 +87,8 @@ class AmqpSubscription(Subscription):
                     self._break(error)
                     self._await_server(deadline)
                     continue
+                if failpoints.on and taken:
+                    failpoints.hit("P3")
                 if taken or late:
                     return taken
                 patient = roomy
@@ -155,6 +157,8 @@ class AmqpSubscription(Subscription):
         if copies:  # over another connection, which may take its time; a repetition does not publish them again
             self._publisher.publish(list(copies.values()))
             self._published.update(copies)
+            if failpoints.on:
+                failpoints.hit("P15" if any(it.action is Action.DEAD for it in tags.values()) else "P16")
         if not self._acknowledge(tags):
             return [decision.delivery for decision in decisions]
         if self._interrupted:
@@ -188,6 +192,21 @@ class AmqpSubscription(Subscription):
                 for first in [first for first, tag in self._moved.items() if tag in tags]:
                     del self._moved[first]
                 self._published.difference_update(tags)
+        except ERRORS as error:
+            self._break(error)
+            return False
+        return True
+
+    def confirm(self) -> bool:
+        """Ask the server something else on the same channel: what it answers after, it has seen before.
+
+        Quorum queues settle later than that, by a message among their nodes.
+        """
+        try:
+            with self._lock:
+                self._check_alive()
+                self._intake.link.sync()
+                self._ring()  # it may have read what a fetch waits for
         except ERRORS as error:
             self._break(error)
             return False

@@ -44,7 +44,7 @@ class Holding:
         self._owner = owner
         self._lock = lock
         self._timeout_s = timeout_s
-        self._queues: dict[str, str] = {}  # the names of holding queues, by queue
+        self._queues: dict[str, str] = {}  # the names of holding queues, by those of what they hold from
         self._number = 0
 
     def hold(self, batch: Sequence[Held]) -> dict[int, int]:
@@ -64,22 +64,23 @@ class Holding:
                 name = str(self._number)
                 waited[name] = held
                 properties = again(received, held.delivery, **{BEGAN: int(held.began)})._replace(message_id=name)
-                place = self._queue(link, held.delivery.queue)
+                place = self._queue(link, held.delivery.queue, properties.priority or 0)
                 parcels.append(Parcel(held.delivery.queue, received.body, properties, place=place))
         if parcels:
             self._publisher.publish(parcels)
         return self._swap(waited)
 
-    def _queue(self, link: Link, queue: str) -> str:
+    def _queue(self, link: Link, queue: str, priority: int) -> str:
         """Return the name of the holding queue of a queue, which is consumed from then on."""
-        if queue not in self._queues:
-            name = self._topology.hold(link, queue, self._owner)
-            tag = f"held.{queue}"
+        place = self._topology.name(queue, priority)
+        if place not in self._queues:
+            name = self._topology.hold(link, place, self._owner)
+            tag = f"held.{len(self._queues)}"
             self._intake.holding[tag] = queue
             link.qos(0)
             link.consume(name, tag, exclusive=True)
-            self._queues[queue] = name
-        return self._queues[queue]
+            self._queues[place] = name
+        return self._queues[place]
 
     def _swap(self, waited: dict[str, Held]) -> dict[int, int]:
         """Wait for the copies, and acknowledge the originals."""

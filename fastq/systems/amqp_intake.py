@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastq._speedups.amqp_values import AmqpError, Received
 from fastq.broker import Delivery
@@ -25,6 +25,13 @@ _AT_ONCE = 100_000  # deliveries to read in one go
 _PUSHED_S = 0.05  # how long to wait for what the server is about to push
 
 
+class Place(NamedTuple):
+    """A queue of the server, and the queue that it is or that it is a part of."""
+
+    name: str
+    queue: str
+
+
 class Intake:
     """Owns the consumers of a link, and every delivery of the link until it is settled. One thread at a time.
 
@@ -37,9 +44,10 @@ class Intake:
         self._topology = topology
         self._first = first
         self._turns = Turns(queues)
-        self._waiting: dict[str, deque[Received]] = {}  # pushed, and not asked for yet
-        self._consumers: dict[str, str] = {}  # those that are open: queue by tag
-        self._queue_of: dict[str, str] = {}  # those that ever were
+        self._places = self._places_of(self._turns.queues)
+        self._waiting: dict[Place, deque[Received]] = {}  # pushed, and not asked for yet
+        self._consumers: dict[str, Place] = {}  # those that are open, by tag
+        self._place_of: dict[str, Place] = {}  # those that ever were
         self._number = 0
         self._prefetch = 0
         self._wanted: list[int] = []  # while less is wanted than is prefetched
@@ -51,9 +59,17 @@ class Intake:
     def serve(self, queues: Sequence[str]) -> None:
         """Take from other queues from now on."""
         self._turns = Turns(queues)
+        self._places = self._places_of(self._turns.queues)
         for queue in self._turns.queues:
             self._topology.declare(self.link, queue)
         self.pause()
+
+    def _places_of(self, queues: Sequence[str]) -> dict[str, list[Place]]:
+        """Return the places of queues, by queue, each in the order in which they are to be emptied."""
+        return {queue: [Place(name, queue) for name in self._topology.names(queue)] for queue in queues}
+
+    def _all_places(self) -> list[Place]:
+        return [place for places in self._places.values() for place in places]
 
     def fetch(self, limit: int, *, at_once: bool) -> tuple[list[Delivery], bool]:
         """Return up to `limit` messages, and whether more may be pushed when they come.
@@ -61,13 +77,13 @@ class Intake:
         If everything that may be is in hand, room may be made by a settlement that is under way. With `at_once` it is
         not waited for, and nothing that is ready now is missed.
         """
-        queues = self._turns.queues
-        if limit <= _FEW and len(queues) > 1:
+        if limit <= _FEW and len(self._all_places()) > 1:
             taken = self._pull(limit)
             if not taken and not at_once and not self._consumers:
                 self._consume(1)
+                taken = self._take(limit)
             return taken, True
-        roomy = self._want(limit, at_once=at_once) if queues else True
+        roomy = self._want(limit, at_once=at_once) if self._places else True
         self.drain()
         taken = self._take(limit)
         if at_once and not taken:
@@ -100,20 +116,22 @@ class Intake:
         self._prefetch = needed if needed <= _FEW else min(1 << (needed - 1).bit_length(), 65_535)
         self._number += 1
         self.link.qos(self._prefetch)
-        for queue in self._turns.queues:
-            self._begin(queue)
+        for place in self._all_places():
+            self._begin(place)
+        if any(len(places) > 1 for places in self._places.values()):
+            self._exhaust(needed)  # or else who is pushed first would be taken first, whatever their priorities
 
-    def _begin(self, queue: str) -> None:
-        tag = f"{self._number}.{queue}"
-        self._queue_of[tag] = queue
-        self._topology.declare(self.link, queue)
+    def _begin(self, place: Place) -> None:
+        tag = f"{self._number}.{place.name}"
+        self._place_of[tag] = place
+        self._topology.declare(self.link, place.queue)
         try:
-            self.link.consume(self._topology.name(queue), tag)
+            self.link.consume(place.name, tag)
         except AmqpError as error:
             if error.code == 404:  # it was deleted since it was declared
-                self._topology.forget(queue)
+                self._topology.forget(place.queue)
             raise
-        self._consumers[tag] = queue
+        self._consumers[tag] = place
 
     def stop(self) -> None:
         """Have nothing more pushed."""
@@ -145,26 +163,25 @@ class Intake:
             if received.tag in self.holding:
                 self.arrived[received.properties.message_id or ""] = received
             else:
-                self._waiting.setdefault(self._queue_of[received.tag], deque()).append(received)
+                self._waiting.setdefault(self._place_of[received.tag], deque()).append(received)
         for tag in self.link.cancelled():
             self._renew(tag)
         return bool(found)
 
     def _renew(self, tag: str) -> None:
         """Consume once more from a queue that was deleted and is declared anew."""
-        queue = self._consumers.pop(tag, None)
-        if queue is not None:
-            logger.warning("The queue %r was deleted, with what was in it; it is declared anew", queue)
-            self._topology.forget(queue)
+        place = self._consumers.pop(tag, None)
+        if place is not None:
+            logger.warning("The queue %r was deleted, with what was in it; it is declared anew", place.name)
+            self._topology.forget(place.queue)
             self._number += 1
-            self._begin(queue)
+            self._begin(place)
 
     def _exhaust(self, limit: int) -> None:
         """See to it that whatever is ready, up to `limit`, was pushed and taken in. It takes round trips."""
         give_up = time.monotonic() + 1
         while sum(map(len, self._waiting.values())) < limit and len(self.unsettled) < self._prefetch:
-            names = [self._topology.name(queue) for queue in self._turns.queues]
-            ready = sum(self.link.declare_queue(name, passive=True).messages for name in names)
+            ready = sum(self.link.declare_queue(it.name, passive=True).messages for it in self._all_places())
             self.link.sync()
             if not self.drain(_PUSHED_S if ready else 0.0) and (not ready or time.monotonic() > give_up):
                 return
@@ -174,10 +191,11 @@ class Intake:
         taken: list[Delivery] = []
         if not any(self._waiting.values()):
             return taken
-        for queue in dict.fromkeys([*self._turns.take(), *self._waiting]):
-            waiting = self._waiting.get(queue)
+        due = [place for queue in self._turns.take() for place in self._places[queue]]
+        for place in dict.fromkeys([*due, *self._waiting]):
+            waiting = self._waiting.get(place)
             while waiting and len(taken) < limit:
-                taken.append(self._handed_out(waiting.popleft(), queue))
+                taken.append(self._handed_out(waiting.popleft(), place.queue))
         return taken
 
     def _pull(self, limit: int) -> list[Delivery]:
@@ -189,24 +207,24 @@ class Intake:
         self.stop()
         self.drain()
         taken: list[Delivery] = []
-        for queue in self._turns.take():
-            waiting = self._waiting.get(queue, ())
+        for place in [place for queue in self._turns.take() for place in self._places[queue]]:
+            waiting = self._waiting.get(place, ())
             while len(taken) < limit:
-                received = waiting.popleft() if waiting else self._get(queue)
+                received = waiting.popleft() if waiting else self._get(place)
                 if received is None:
                     break
-                taken.append(self._handed_out(received, queue))
+                taken.append(self._handed_out(received, place.queue))
         if any(self._waiting.values()):
             self.pause()
         return taken
 
-    def _get(self, queue: str) -> Received | None:
-        found = self.link.get(self._topology.name(queue))
+    def _get(self, place: Place) -> Received | None:
+        found = self.link.get(place.name)
         if found is None:
             return None
         self.drain()  # what has come before has lower tags
-        tag = f"0.{queue}"
-        self._queue_of[tag] = queue
+        tag = f"0.{place.name}"
+        self._place_of[tag] = place
         self.unsettled[found.delivery_tag] = received = found._replace(tag=tag)
         return received
 
@@ -218,7 +236,7 @@ class Intake:
         token = self._first + received.delivery_tag
         queue = self.holding.get(received.tag)
         if queue is None:
-            return delivery_of(received, self._queue_of[received.tag], token), False
+            return delivery_of(received, self._place_of[received.tag].queue, token), False
         return held_as(received, queue, token)
 
     # -- settling -----------------------------------------------------------------------------------

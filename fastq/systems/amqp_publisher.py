@@ -78,14 +78,15 @@ class Publisher:
 
     def _outgoing(self, link: Link, parcel: Parcel) -> Outgoing:
         queue, frame, properties, due, place = parcel
+        name = self._topology.name(queue, properties.priority or 0)
         if due and (delay_us := due - now_us()) > 0:
             exchange, steps = self._topology.delay(link, queue, delay_us)
             properties = properties._replace(headers={**(properties.headers or {}), **steps})
-            return Outgoing(exchange, self._topology.name(queue), frame, properties)
+            return Outgoing(exchange, name, frame, properties)
         self._topology.declare(link, queue)
         if place:
             return Outgoing("", place, frame, properties)
-        return Outgoing(self._url.exchange, self._topology.name(queue), frame, properties)
+        return Outgoing(self._url.exchange, name, frame, properties)
 
     def _prove_unblocked(self, link: Link) -> None:
         """Publish something of no use: a server that takes no messages says so, or doesn't confirm it."""

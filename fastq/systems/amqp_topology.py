@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _OLDEST_QUORUM = (3, 10)  # from here on quorum queues know message-ttl and dead-letter without loss
 _LONGEST_NAME = 200  # of queues, so that there is room for what is derived from them
+_NEVER_REACHED = 2**31 - 1
 _HOLDING_TTL_MS = 3000  # how long after a worker's death what it was about to run is in its queue again
 _HOLDING_EXPIRES_MS = 3_600_000
 PRIORITIES = 9
@@ -65,11 +66,20 @@ class Topology:
 
     # -- names ----------------------------------------------------------------------------------------
 
-    def name(self, queue: str) -> str:
-        """Return the server's name of a queue. Raises ProtocolError, ConfigurationError."""
-        if len(check_queue(queue)) > _LONGEST_NAME:
-            raise ConfigurationError(f"The queue {queue!r} has a name of over {_LONGEST_NAME} characters")
-        return self._url.prefix + queue
+    def name(self, queue: str, priority: int = 0) -> str:
+        """Return the server's name of a queue, or of that part of it which has the messages of a priority.
+
+        Raises ProtocolError, ConfigurationError.
+        """
+        name = self._url.prefix + check_queue(queue)
+        if len(name) > _LONGEST_NAME:
+            raise ConfigurationError(f"The queue {name!r} has a name of over {_LONGEST_NAME} characters")
+        part = min(priority, PRIORITIES) * self._url.priorities // (PRIORITIES + 1)
+        return f"{name}.priority.{part}" if part else name
+
+    def names(self, queue: str) -> list[str]:
+        """Return the server's names of all parts of a queue, which mostly has but one, the highest priority first."""
+        return list(dict.fromkeys(self.name(queue, priority) for priority in range(PRIORITIES, -1, -1)))
 
     def dead_name(self, queue: str) -> str:
         """Return the server's name of the queue of a queue's dead letters."""
@@ -91,10 +101,11 @@ class Topology:
             arguments.update({"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"})
         else:
             arguments["x-max-priority"] = PRIORITIES
-        self._declare(link, self.name(queue), arguments)
-        if self._url.exchange:
-            self._declare_exchange(link, self._url.exchange)
-            link.bind_queue(self.name(queue), self._url.exchange, self.name(queue))
+        for name in self.names(queue):
+            self._declare(link, name, arguments)
+            if self._url.exchange:
+                self._declare_exchange(link, self._url.exchange)
+                link.bind_queue(name, self._url.exchange, name)
         self._declared.add(queue)
 
     def forget(self, queue: str) -> None:
@@ -125,10 +136,9 @@ class Topology:
         """Return the arguments of a queue from which nothing goes on by itself."""
         if not self.quorum(link):
             return {}
-        # From 4.0 on, what was delivered 20 times would be dropped: but only a crash that is charged counts. Before,
-        # there is no such limit, and -1 would be taken for 0.
-        unlimited: dict[str, Field] = {"x-delivery-limit": -1} if version_of(link) >= (4, 0) else {}
-        return {"x-queue-type": "quorum", **unlimited}
+        # Only a crash that is charged counts, and fastq counts those. Without any limit, what is handed back would go
+        # to the end of the queue, and not to its beginning; from 4.0 on there would be one of 20.
+        return {"x-queue-type": "quorum", "x-delivery-limit": _NEVER_REACHED}
 
     def _declare(self, link: Link, name: str, arguments: Table) -> None:
         try:
@@ -159,7 +169,8 @@ class Topology:
         self._build(link, top)
         if queue not in self._delayable:
             self.declare(link, queue)
-            link.bind_queue(self.name(queue), self._own("due"), self.name(queue))
+            for name in self.names(queue):
+                link.bind_queue(name, self._own("due"), name)
             self._delayable.add(queue)
         return self._level(link, top), headers
 
@@ -195,18 +206,18 @@ class Topology:
 
     # -- holding --------------------------------------------------------------------------------------
 
-    def hold(self, link: Link, queue: str, owner: str) -> str:
-        """Declare the holding queue of a subscription for a queue, and return its name.
+    def hold(self, link: Link, place: str, owner: str) -> str:
+        """Declare the holding queue of a subscription for what the server calls `place`, and return its name.
 
-        What its one consumer holds is the consumer's; when the consumer dies, it expires and is back in the queue.
+        What its one consumer holds is the consumer's; when the consumer dies, it expires and is back in its place.
         """
-        name = f"{self.name(queue)}.held.{owner}"
+        name = f"{place}.held.{owner}"
         arguments = {
             **self._end_arguments(link),
             "x-message-ttl": _HOLDING_TTL_MS,
             "x-expires": _HOLDING_EXPIRES_MS,
             "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": self.name(queue),
+            "x-dead-letter-routing-key": place,
         }
         if self.quorum(link):
             arguments.update({"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-import uuid
 
 import pytest
 
 from fastq.backends.amqp import AmqpBackend
 from fastq.brokers.amqp import AmqpBroker
 from fastq.testing.backends import SOON_S, BackendConformance, success
+from fastq.testing.broker_case import BrokerCase
+from fastq.testing.broker_leases import Leasing
 from fastq.testing.brokers import BrokerConformance
 from fastq.testing.clocks import RealClock
 from tests import rabbit_server
@@ -21,8 +22,10 @@ def vhost():
         yield name
 
 
-def url_in(vhost: str, queue_type: str) -> str:
-    return f"{rabbit_server.url_of(vhost)}?queue_type={queue_type}&prefix=t{uuid.uuid4().hex}."
+@pytest.fixture(autouse=True)
+def queues_end_with_their_test(vhost):
+    with rabbit_server.queues_deleted(vhost):
+        yield
 
 
 class Watched(AmqpBroker):
@@ -57,15 +60,18 @@ def sever(subscription) -> None:
     subscription._intake.link._wire._socket.shutdown(2)
 
 
-class TestClassicQueues(BrokerConformance):
+class OnRabbitMq:
+    """What the suites of brokers need to know of RabbitMQ."""
+
     lease_s = 30.0
-    queue_type = "classic"
     tells_release_from_death = False
     finds_delayed = False
+    options = "queue_type=classic"
 
     @pytest.fixture
-    def broker(self, vhost):
-        broker = Watched(url_in(vhost, self.queue_type))
+    def broker(self, request, vhost):
+        prefix = rabbit_server.prefix_of(request.node.name)
+        broker = Watched(f"{rabbit_server.url_of(vhost)}?prefix={prefix}&{self.options}")
         yield broker
         broker.close()
 
@@ -73,13 +79,20 @@ class TestClassicQueues(BrokerConformance):
     def clock(self, broker):
         return SeveringClock(broker)
 
+
+class TestClassicQueues(OnRabbitMq, BrokerConformance):
     def test_a_late_worker_may_renew_if_nobody_took_over(self):
         pytest.skip("the server takes over by itself")
 
 
-@pytest.mark.soak  # their files are open all the time, and those of hundreds are more than a small server may have
 class TestQuorumQueues(TestClassicQueues):
-    queue_type = "quorum"
+    options = "queue_type=quorum"
+
+
+class TestPrioritiesOfQuorumQueues(OnRabbitMq, BrokerCase):
+    options = "queue_type=quorum&priorities=10"
+    test_the_higher_priority_goes_first = Leasing.test_the_higher_priority_goes_first
+    test_one_message_at_a_time = Leasing.test_the_higher_priority_goes_first_one_message_at_a_time
 
 
 class Answering(AmqpBackend):

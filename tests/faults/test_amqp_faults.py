@@ -18,10 +18,11 @@ from fastq.errors import BrokerError, BrokerFull, BrokerUnavailable, LeaseLost, 
 from fastq.message import now_us
 from fastq.testing.broker_case import SOON_S, at_once, bodies, call, numbered, soon, together
 from fastq.testing.clocks import RealClock
+from fastq.testing.faults import Proxy
 from tests import rabbit_server
 from tests.conftest import require_service
+from tests.far_host import FarHost, can_make_hosts
 from tests.ledger import eventually
-from tests.proxy import Proxy
 from tests.rabbit_server import RabbitServer, can_start
 
 pytestmark = pytest.mark.soak  # most start a server of their own, and wait for what it takes a server to fail
@@ -38,6 +39,12 @@ def nothing_left_behind():
 def vhost():
     with rabbit_server.own_vhost() as name:
         yield name
+
+
+@pytest.fixture(autouse=True)
+def queues_end_with_their_test(vhost):
+    with rabbit_server.queues_deleted(vhost):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +66,11 @@ def node(own_node):
 @pytest.fixture
 def open_at(request):
     """Open brokers whose queues are of this test alone; close them after it."""
+    prefixes: dict[str, str] = {}
     with contextlib.ExitStack() as opened:
 
         def open_at(url: str, **options):
-            prefix = f"t{abs(hash(request.node.name))}.{options.get('queue_type', '')}."
+            prefix = prefixes.setdefault(options.get("queue_type", ""), rabbit_server.prefix_of(request.node.name))
             broker = open_broker(f"{url}?prefix={prefix}&" + "&".join(f"{k}={v}" for k, v in options.items()))
             opened.callback(broker.close)
             return broker
@@ -115,6 +123,7 @@ def grown_old(broker, *messages) -> None:
 
 @pytest.mark.parametrize("queue_type", QUEUE_TYPES)
 def test_a_message_that_kills_its_workers_is_charged_and_those_beside_it_are_not(open_at, vhost, queue_type):
+    """Row 9."""
     broker = open_at(rabbit_server.url_of(vhost), queue_type=queue_type)
     broker.publish([call(body=b"pill"), *numbered(4)])
     charged = []
@@ -167,6 +176,7 @@ def test_what_has_begun_can_be_settled_in_every_way(broker, subscription):
 
 
 def test_a_long_task_outlives_the_time_that_the_server_allows(open_at, node):
+    """Row 36."""
     node.control("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
     node.control("eval", "application:set_env(rabbit, consumer_timeout, 3000).")
     try:
@@ -192,6 +202,7 @@ def test_a_long_task_outlives_the_time_that_the_server_allows(open_at, node):
 
 
 def test_a_queue_that_is_deleted_is_declared_anew_by_who_publishes_and_by_who_consumes(broker, subscription, caplog):
+    """Row 36."""
     broker.publish([call()])
     (held,) = soon(subscription)
     name = broker._topology.name("q")
@@ -225,6 +236,7 @@ def test_a_queue_that_is_there_already_is_used_as_it_is_or_its_difference_explai
 
 
 def test_whoever_is_not_allowed_is_told(open_at, vhost):
+    """Row 36."""
     rabbit_server.rabbitmqctl("add_user", user := f"nobody-{vhost[-8:]}", "secret")
     try:
         url = rabbit_server.url_of(vhost).replace("guest:guest", f"{user}:secret")
@@ -242,6 +254,31 @@ def test_whoever_is_not_allowed_is_told(open_at, vhost):
         rabbit_server.rabbitmqctl("delete_user", user)
 
 
+def test_permissions_that_are_taken_away_are_missed_by_name_and_work_goes_on_with_them(open_at, vhost):
+    rabbit_server.rabbitmqctl("add_user", user := f"fired-{vhost[-8:]}", "secret")
+    try:
+        rabbit_server.rabbitmqctl("set_permissions", "-p", vhost, user, ".*", ".*", ".*")
+        broker = open_at(rabbit_server.url_of(vhost).replace("guest:guest", f"{user}:secret"))
+        broker.publish(numbered(2))
+        subscription = broker.subscribe(["q"], 60.0, {})
+        held = together(subscription, 2)
+        rabbit_server.rabbitmqctl("clear_permissions", "-p", vhost, user)
+        subscription.serve(["other"])
+        with pytest.raises((LeaseLost, BrokerUnavailable), match=r"permissions that docs/rabbitmq.rst|nobody in"):
+            subscription.fetch(1, time.monotonic())
+        assert subscription.settle([Decision(it) for it in held]) == held
+        with pytest.raises(BrokerUnavailable, match=r"permissions that docs/rabbitmq.rst|lets nobody in"):
+            broker.subscribe(["q"], 60.0, {})
+        rabbit_server.rabbitmqctl("set_permissions", "-p", vhost, user, ".*", ".*", ".*")
+        told_that_it_ended(subscription)
+        subscription.close()
+        again = broker.subscribe(["q"], 60.0, {})
+        assert sorted(bodies(together(again, 2))) == [b"0", b"1"]
+        again.close()
+    finally:
+        rabbit_server.rabbitmqctl("delete_user", user)
+
+
 def test_a_wrong_password_is_not_shown(vhost):
     broker = open_broker(rabbit_server.url_of(vhost).replace("guest@", "sesame@"))
     with pytest.raises(BrokerUnavailable, match=r"guest:\*\*\*@") as caught:
@@ -251,6 +288,7 @@ def test_a_wrong_password_is_not_shown(vhost):
 
 
 def test_a_message_that_is_too_large_is_refused_and_others_are_not(open_at, node):
+    """Row 36."""
     node.control("eval", "application:set_env(rabbit, max_message_size, 10000).")
     try:
         broker = open_at(node.url)
@@ -266,13 +304,22 @@ def test_a_message_that_is_too_large_is_refused_and_others_are_not(open_at, node
 # -- full, hung, gone -----------------------------------------------------------------------------------
 
 
-def test_a_server_out_of_memory_takes_no_messages_and_gives_what_it_has(open_at, node):
+ALARMS = {
+    "memory": ("set_vm_memory_high_watermark", "0.0000001", "0.4"),
+    "disk": ("set_disk_free_limit", "1000000GB", "1MB"),
+}
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+def test_a_server_out_of_memory_or_disk_takes_no_messages_and_gives_what_it_has(open_at, node, alarm):
+    """Row 30."""
+    command, low, enough = ALARMS[alarm]
     broker = open_at(node.url, timeout=1)
     broker.publish(numbered(3))
     subscription = broker.subscribe(["q"], 60.0, {})
-    node.control("set_vm_memory_high_watermark", "0.0000001")
+    node.control(command, low)
     try:
-        with pytest.raises((PublishUnknown, BrokerFull), match="low on memory"):
+        with pytest.raises((PublishUnknown, BrokerFull), match=f"low on {alarm}"):
             broker.publish([call(body=b"unknown")])
         with pytest.raises(BrokerFull, match="nothing was published"):
             broker.publish([call(body=b"refused")])
@@ -281,7 +328,7 @@ def test_a_server_out_of_memory_takes_no_messages_and_gives_what_it_has(open_at,
         assert subscription.settle([Decision(it) for it in deliveries]) == []
         subscription.renew()
     finally:
-        node.control("set_vm_memory_high_watermark", "0.4")
+        node.control(command, enough)
     broker.publish([call(body=b"again")])
     assert b"again" in bodies(together(subscription, 1)) + bodies(at_once(subscription))
     subscription.close()
@@ -344,6 +391,7 @@ def test_what_was_accepted_survives_the_kill_of_the_server(open_at, node):
 
 @pytest.mark.parametrize("queue_type", QUEUE_TYPES)
 def test_nothing_is_lost_when_the_server_is_killed_while_all_are_busy(open_at, node, queue_type):
+    """Row 19."""
     broker = open_at(node.url, queue_type=queue_type)
     grown_old(broker, call())
     accepted: set[bytes] = set()
@@ -401,6 +449,7 @@ def test_nothing_is_lost_when_the_server_is_killed_while_all_are_busy(open_at, n
 
 
 def test_a_line_that_has_gone_silent_is_noticed_and_replaced(open_at, vhost):
+    """Row 22."""
     proxy = Proxy(rabbit_server.PORT)
     try:
         broker = open_at(f"amqp://guest:guest@127.0.0.1:{proxy.port}/{vhost}", heartbeat=1, timeout=2)
@@ -423,3 +472,35 @@ def test_a_line_that_has_gone_silent_is_noticed_and_replaced(open_at, vhost):
         subscription.close()
     finally:
         proxy.close()
+
+
+@pytest.fixture
+def far_host():
+    require_service("ip netns", can_make_hosts)
+    host = FarHost()
+    yield host
+    host.close()
+
+
+def test_a_cable_that_is_pulled_is_noticed_at_both_ends(open_at, vhost, far_host):
+    proxy = far_host.proxy_to(rabbit_server.PORT)
+    broker = open_at(f"amqp://guest:guest@{far_host.address}:{proxy.port}/{vhost}", heartbeat=1, timeout=2)
+    broker.publish([call()])
+    subscription = broker.subscribe(["q"], 60.0, {})
+    (held,) = soon(subscription)
+    far_host.pull()
+    with pytest.raises(PublishUnknown):
+        broker.publish([call()])
+    with pytest.raises(BrokerUnavailable):
+        subscription.fetch(1, time.monotonic() + 6)
+    assert subscription.settle([Decision(held)]) == [held]
+    near = open_at(rabbit_server.url_of(vhost))
+    other = near.subscribe(["q"], 60.0, {})
+    taken = soon(other)[0]
+    assert (taken.frame, taken.suspect, taken.fence) == (held.frame, True, 2)
+    assert other.settle([Decision(taken)]) == []
+    other.close()
+    far_host.plug()
+    told_that_it_ended(subscription)
+    subscription.close()
+    broker.publish([call(body=b"again")])

@@ -18,18 +18,26 @@ from fastq.errors import FastQError
 from fastq.settings import Settings
 from fastq.testing.workers import RunningWorker, running_worker
 from tests.conftest import require_service
-from tests.rabbit_server import own_vhost, url_of
+from tests.rabbit_server import own_vhost, prefix_of, queues_deleted, url_of
 from tests.redis_server import RedisServer, has_redis, one_for_all
 
 ROOT = str(Path(__file__).parents[2])
-SYSTEMS = (
-    "memory",
-    "sqlite",
-    "redis",
-    pytest.param("amqp", marks=pytest.mark.soak),  # hundreds of queues, which a small server has no files for
-)
+SYSTEMS = ("memory", "sqlite", "redis", "amqp", "amqp-quorum")
+#: What is tried on RabbitMQ in every run: where a broker makes the difference. The rest, and quorum queues, are soak.
+ON_RABBITMQ = ("retries", "pause", "revoke", "limits", "canvas_failures")
 
 Start = Callable[..., AbstractContextManager[RunningWorker]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the soak what takes long on RabbitMQ."""
+    for item in items:
+        if item.path.parent != Path(__file__).parent or not hasattr(item, "callspec"):
+            continue
+        system = item.callspec.params.get("url")
+        if system == "amqp-quorum" or (system == "amqp" and item.path.stem.removeprefix("test_") not in ON_RABBITMQ):
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,9 +59,16 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="session")
 def rabbit_vhost() -> Iterator[str]:
-    """The URL of a virtual host of RabbitMQ for the whole suite."""
+    """A virtual host of RabbitMQ for the whole suite."""
     with own_vhost() as name:
-        yield url_of(name)
+        yield name
+
+
+@pytest.fixture
+def rabbit_url(request: pytest.FixtureRequest, rabbit_vhost: str) -> Iterator[str]:
+    """The URL of RabbitMQ for one test, whose queues end with it."""
+    with queues_deleted(rabbit_vhost):
+        yield f"{url_of(rabbit_vhost)}?prefix={prefix_of(request.node.name)}"
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -67,8 +82,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServe
         return f"sqlite:///{tmp_path}/fastq.db"
     require_service("Redis", has_redis)
     assert redis_server is not None
-    if request.param == "amqp":
-        return f"{request.getfixturevalue('rabbit_vhost')}?queue_type=classic&prefix=t{uuid.uuid4().hex}."
+    if request.param.startswith("amqp"):
+        queue_type = "quorum&priorities=2" if request.param == "amqp-quorum" else "classic"
+        return f"{request.getfixturevalue('rabbit_url')}&queue_type={queue_type}"
     return f"{redis_server.url}?prefix=t{uuid.uuid4().hex}"
 
 

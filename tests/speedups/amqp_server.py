@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 Script = Callable[["Peer"], object]
@@ -187,3 +192,36 @@ class FakeServer:
                 pass  # the link closed first
             except BaseException as error:
                 self.errors.append(error)
+
+
+def to_rabbitmq(peer: Peer, lies: Sequence[bytes] = ()) -> None:
+    """Pass on what is said, both ways, between the link and the real server; tell each of the `lies` as it is added."""
+    told = len(lies)
+    with socket.create_connection(("127.0.0.1", 5672)) as server:
+        peer.sock.settimeout(0.01)  # one thread at a time may use a TLS socket
+        server.settimeout(0.01)
+        while not peer.over.is_set():
+            for lie in lies[told:]:
+                told += 1
+                peer.send(lie)
+            for one, other in ((peer.sock, server), (server, peer.sock)):
+                with suppress(TimeoutError):
+                    while data := one.recv(65_536):
+                        other.settimeout(20)
+                        other.sendall(data)
+                        other.settimeout(0.01)
+                    return
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Make cert.pem, a certificate for "localhost" that signs itself, and key.pem; return a server's context."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not in PATH")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=DNS:localhost", "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,43 +16,18 @@ from fastq._speedups.amqp_values import Outgoing, Tls
 
 from . import amqp_server as fake
 from .amqp_bodies import link_class, open_link
-from .amqp_server import FakeServer, Peer
+from .amqp_server import FakeServer, Peer, certificate, to_rabbitmq
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for "localhost" that signs itself, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not in PATH")
-    made = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost", "-keyout", made / "key.pem", "-out", made / "cert.pem"],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
-    return made
+    """Where the server's certificate and key are."""
+    return tmp_path_factory.mktemp("tls")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def context(folder: Path) -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return made
-
-
-def to_rabbitmq(peer: Peer) -> None:
-    """Pass on what is said, both ways, between the link and the real server."""
-    with socket.create_connection(("127.0.0.1", 5672)) as server:
-        peer.sock.settimeout(0.01)  # one thread at a time may use a TLS socket
-        server.settimeout(0.01)
-        while not peer.over.is_set():
-            for one, other in ((peer.sock, server), (server, peer.sock)):
-                with suppress(TimeoutError):
-                    while data := one.recv(65_536):
-                        other.settimeout(20)
-                        other.sendall(data)
-                        other.settimeout(0.01)
-                    return
+    return certificate(folder)
 
 
 @pytest.fixture
