@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from . import failpoints
 from .outcome import Outcome
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class StoreThenSettle(Completion):
         outcomes = [completed.outcome for completed in batch if completed.outcome is not None]
         if outcomes:
             self._backend.store(outcomes)
+            if failpoints.on:
+                failpoints.hit("P11")
         decisions = [completed.decision for completed in batch if completed.decision is not None]
         return self._subscription.settle(decisions) if decisions else []
 

@@ -19,11 +19,16 @@ class Host:
         self.lease_s = lease_s
         self.app = app
         self.log = log
+        self.prefix: list[str] = []  # of the command that starts a worker
+        self.options: dict[str, str] = {}  # more of its environment
+        self.grace_s = 30.0
+        self.ledger = ledger
         self._environment = {**os.environ, "TEST_BROKER": url, "LEDGER": str(ledger.path)}
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         command = [
+            *self.prefix,
             sys.executable,
             "-m",
             "fastq",
@@ -34,9 +39,12 @@ class Host:
             "2",
             "--lease",
             str(self.lease_s),
+            "--grace",
+            str(self.grace_s),
         ]
         with self.log.open("ab") as log:
-            worker = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+            environment = {**self._environment, **self.options}
+            worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         self.workers.append(worker)
         return worker
 

@@ -150,6 +150,7 @@ class TestClusterState(StateConformance):
 
 
 def test_after_a_failover_the_new_master_is_found(tmp_path):
+    """Row 28."""
     master = RedisServer(tmp_path / "master").start()
     replica = RedisServer(tmp_path / "replica", f"replicaof 127.0.0.1 {master.port}").start()
     watch = (
@@ -283,6 +284,7 @@ def test_messages_go_through_a_socket(tmp_path):
 
 
 def test_a_worker_says_what_its_deployment_promises_and_warns_of_eviction(tmp_path, caplog):
+    """Row 27."""
     server = RedisServer(tmp_path / "redis", "maxmemory-policy allkeys-lru", "appendonly yes").start()
     with caplog.at_level(logging.INFO):
         broker = open_broker(server.url)

@@ -93,6 +93,7 @@ def test_a_worker_is_warned_of_a_library_that_may_damage_the_file_and_a_caller_i
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Row 32."""
     monkeypatch.setattr("sqlite3.sqlite_version_info", version)
     monkeypatch.setattr("fastq.systems.sqlite._warned", False)
     broker = open_broker(f"sqlite:///{tmp_path}/x.db")
@@ -172,6 +173,7 @@ def test_who_may_not_write_is_told(tmp_path):
 
 
 def test_a_disk_that_is_full_is_reported_and_nothing_is_half_done(tmp_path):
+    """Row 31."""
     broker = open_broker(f"sqlite:///{tmp_path}/x.db")
     with broker.system.write(BrokerUnavailable) as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=40")
@@ -270,6 +272,7 @@ def do_what_is_done_often(broker, backend):
 
 
 def test_a_claim_costs_the_same_in_a_queue_of_a_hundred_thousand(tmp_path):
+    """Row 49."""
     broker = open_broker(f"sqlite:///{tmp_path}/x.db?synchronous=NORMAL")
     for _ in range(100):
         broker.publish_frames("q", [b"x" * 100] * 1000)

@@ -10,13 +10,14 @@ import contextlib
 import os
 import select
 import threading
+import time
 from collections.abc import Sequence
 
 import hiredis
 
 from fastq.systems.redis_nodes import Nodes
 from fastq.systems.redis_scripts import LOOK_AGAIN_US
-from fastq.systems.redis_wire import Wire, pack
+from fastq.systems.redis_wire import Unanswered, Wire, pack
 
 _GRACE_S = 0.5  # what the server may take longer than it was asked to wait
 _LOOK_AGAIN_S = LOOK_AGAIN_US / 1e6
@@ -80,15 +81,21 @@ class Doze:
         return wire.fileno()
 
     def _hear(self, group: int, *, answered: bool) -> None:
-        """Read an answer; have it given now if it has not been. So who is not waiting takes no token."""
-        wire = self._wires[group]
+        """Read an answer; have it given now if it has not been. So who is not waiting takes no token.
+
+        Raises Unanswered if it does not come: then the line is dead, and nobody has said so.
+        """
+        wire, timeout_s = self._wires[group], self._nodes.url.timeout_s
+        give_up = time.monotonic() + timeout_s
         while not answered:
             (reply,) = self._nodes.run(self._keys[group][0], pack(("CLIENT", "UNBLOCK", wire.id)), 1)
             if isinstance(reply, hiredis.ReplyError):  # a permission is lacking
                 self._asked.discard(group)
                 self._wires.pop(group).close()
                 return
-            answered = wire.ready(0.001 if not reply else None)  # 0: it had been answered, or was not even asked yet
+            answered = wire.ready(timeout_s if reply else 0.001)  # 0: it had been answered, or was not even asked yet
+            if not answered and time.monotonic() > give_up:
+                raise Unanswered("no answer in the time allowed")
         if isinstance(reply := wire.receive(), hiredis.ReplyError):
             raise reply
         self._asked.discard(group)

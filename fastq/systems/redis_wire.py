@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
+from fastq import failpoints
 from fastq.systems.redis_url import RedisUrl
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Wire:
         Raises Unanswered, or another OSError if the commands did not leave whole.
         """
         self.send(packed)
+        if failpoints.on:
+            failpoints.hit("P1")
         return [self.receive() for _ in range(replies)]
 
     def send(self, packed: bytes) -> None:

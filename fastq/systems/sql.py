@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sqlalchemy import Connection
 
+from fastq import failpoints
 from fastq.backend import Backend
 from fastq.broker import Delivery, Subscription
 from fastq.completion import Completed, Completion
@@ -157,6 +158,8 @@ class _OneTransaction(Completion):
             outcomes = list(_of_those_settled(batch, lost))
             if outcomes:
                 self._system.store(connection, outcomes, self._expires_s)
+                if failpoints.on:
+                    failpoints.hit("P11")
         if sql_messages.makes_ready(decisions):
             self._system.ring(WORKERS)
         if outcomes:

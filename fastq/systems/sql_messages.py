@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Delete, Update, bindparam, delete, func, insert, select, update
 
+from fastq import failpoints
 from fastq.broker import Action, Decision, Delivery
 from fastq.systems.sql_schema import CHUNK, DELAYED, LEASED, READY, dead, messages, owners
 
@@ -87,7 +88,10 @@ def sweep(connection: Connection, owner: int, now: int) -> int:
     Theirs are marked as suspects, and charged where they had begun.
     """
     passed = connection.execute(_passed, {"me": owner, "now": now}).scalars().all()
-    return sum(_end_lease(connection, gone, _take_over) for gone in passed)
+    freed = sum(_end_lease(connection, gone, _take_over) for gone in passed)
+    if failpoints.on and freed:
+        failpoints.hit("P14")
+    return freed
 
 
 def _end_lease(connection: Connection, owner: int, hand_on: Update) -> int:
@@ -213,9 +217,13 @@ def settle(connection: Connection, owner: int, decisions: Sequence[Decision], no
             _each(connection, _reject, seqs)
         elif action is Action.RETRY:
             connection.execute(_retry, [_retried(decision, now) for decision in decided])
+            if failpoints.on:
+                failpoints.hit("P16")
         elif action is Action.DEAD:
             rows = [{"the_seq": it.delivery.token, "now": now, "why": it.reason} for it in decided]
             connection.execute(_bury, rows)
+            if failpoints.on:
+                failpoints.hit("P15")
             _each(connection, _forget, seqs)
     return lost
 

@@ -97,6 +97,7 @@ class Leasing(BrokerCase):
             at_once(first)
 
     def test_who_lost_the_lease_changes_nothing(self, broker: Broker, subscribe: Subscribe, clock: Clock) -> None:
+        """Row 34."""
         broker.publish(numbered(2))
         first, second = subscribe(lease_s=self.lease_s), subscribe()
         stale = soon(first)
@@ -124,6 +125,7 @@ class Leasing(BrokerCase):
     # -- delays and priorities -----------------------------------------------------------------------
 
     def test_nothing_delayed_is_early(self, broker: Broker, subscribe: Subscribe, clock: Clock) -> None:
+        """Row 46."""
         self.needs(broker, Capability.DELAY)
         due = clock.now_us() + 300_000
         broker.publish([call(eta=due)])

@@ -111,6 +111,7 @@ class PoolConformance:
         wait_until(lambda: not pool.running())
 
     def test_a_pool_without_room_says_so_and_takes_nothing(self, pool: Pool, tmp_path: Path) -> None:
+        """Row 50."""
         gate = tmp_path / "gate"
         accepted = 0
         while pool.submit(accepted + 1, frame(sample.wait_for, str(gate))):

@@ -6,18 +6,15 @@ import signal
 import sys
 import time
 
-from fastq import FastQ, current_task
+from fastq import FastQ
+from fastq.testing.faults import Ledger
 
 app = FastQ("basic", broker=os.environ.get("TEST_BROKER", "memory://basic"))
 
 
 def note(word: str) -> None:
-    """Append a line to the ledger: one write, so that lines of many processes don't mix, even when killed."""
-    ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(ledger, f"{current_task.id} {word} {os.getpid()}\n".encode())
-    finally:
-        os.close(ledger)
+    """Append a line to the ledger."""
+    Ledger(os.environ["LEDGER"]).note(word)
 
 
 @app.task

@@ -53,6 +53,7 @@ def ids_in(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_worker_that_is_killed_between_two_steps_loses_no_callback(app: FastQ, step: str, tmp_path: Path) -> None:
+    """Row 52."""
     notes = tmp_path / "notes"
     callback = tasks.total.s() | tasks.append.s(str(notes))
     result = chord([tasks.add.s(n) for n in range(5)], callback).delay(1)
@@ -67,6 +68,7 @@ def test_a_worker_that_is_killed_between_two_steps_loses_no_callback(app: FastQ,
 
 
 def test_a_storm_of_kills_loses_no_chord_and_makes_none_twice(app: FastQ, ledger: Ledger, tmp_path: Path) -> None:
+    """Row 52."""
     host = Host(app.settings.broker, ledger, tmp_path / "log", lease_s=1, app=APP)
     dice = random.Random(5)
     files = [tmp_path / f"chord{number}" for number in range(25)]

@@ -10,6 +10,7 @@ from tests.ledger import Ledger, eventually
 
 
 def test_a_worker_that_slept_past_its_lease_changes_nothing_any_more_and_works_on(host: Host, ledger: Ledger) -> None:
+    """Row 7."""
     host.lease_s = 0.6
     sleeper = host.start_worker()
     result = basic.noted.delay(0.5)

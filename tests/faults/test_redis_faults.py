@@ -18,8 +18,8 @@ from fastq.message import Message
 from fastq.systems import redis_scripts
 from fastq.testing.backends import success
 from fastq.testing.broker_case import at_once, bodies, call, numbered, soon
+from fastq.testing.faults import Proxy
 from tests.conftest import require_service
-from tests.proxy import Proxy
 from tests.redis_server import RedisServer, free_port, has_redis
 
 
@@ -71,6 +71,7 @@ def subscription(broker):
 
 
 def test_scripts_that_are_flushed_are_loaded_again(server, broker, backend, subscription):
+    """Row 29."""
     completion = completion_of(subscription, broker.system, backend)
     for _ in range(3):
         server.command("SCRIPT", "FLUSH")
@@ -85,6 +86,7 @@ def test_scripts_that_are_flushed_are_loaded_again(server, broker, backend, subs
 
 
 def test_after_flushall_a_worker_subscribes_anew_and_all_goes_on(server, broker, subscription):
+    """Row 29."""
     broker.publish(numbered(2))
     held = soon(subscription, 1)
     server.command("FLUSHALL")
@@ -105,6 +107,7 @@ def test_after_flushall_a_worker_subscribes_anew_and_all_goes_on(server, broker,
 
 
 def test_what_was_accepted_survives_the_kill_of_a_server_that_syncs(start):
+    """Row 29."""
     server = start("appendonly yes", "appendfsync always")
     broker = open_broker(server.url)
     subscription = broker.subscribe(["q"], 60.0, {})
@@ -201,6 +204,7 @@ def test_a_publish_whose_answer_is_lost_is_in_doubt(proxy, through):
 
 
 def test_messages_handed_out_in_an_answer_that_was_lost_come_again(proxy, through):
+    """Row 23."""
     subscription = through.subscribe(["q"], 60.0, {})
     through.publish(numbered(4))
     (known,) = soon(subscription, 1)
@@ -215,6 +219,7 @@ def test_messages_handed_out_in_an_answer_that_was_lost_come_again(proxy, throug
 
 
 def test_settling_again_after_a_lost_answer_calls_the_deliveries_lost(proxy, through):
+    """Row 21."""
     subscription = through.subscribe(["q"], 60.0, {})
     through.publish(numbered(3))
     first, *deliveries = soon(subscription)
@@ -231,6 +236,7 @@ def test_settling_again_after_a_lost_answer_calls_the_deliveries_lost(proxy, thr
 
 
 def test_without_memory_publishing_is_refused_and_consuming_goes_on(server, broker, backend, subscription):
+    """Row 26."""
     broker.publish(numbered(3))
     broker.publish([call(priority=5), call(body=b"x" * 1000)])
     server.command("CONFIG", "SET", "maxmemory", "1")
@@ -266,6 +272,7 @@ def test_a_key_of_the_wrong_type_is_reported_with_a_remedy(server, broker, name)
 
 
 def test_a_wrong_password_is_reported_and_none_is_shown(start):
+    """Row 38."""
     server = start("requirepass right")
     for login in (":wrong@", "", "nobody:wrong@"):
         broker = open_broker(f"redis://{login}127.0.0.1:{server.port}")
@@ -294,6 +301,7 @@ def test_a_server_that_is_not_there_is_reported():
 
 
 def test_a_replica_is_reported(start):
+    """Row 28."""
     master = start()
     replica = start(f"replicaof 127.0.0.1 {master.port}")
     broker = open_broker(replica.url)

@@ -33,6 +33,7 @@ QUEUES = ["a", "b"]
 @pytest.mark.parametrize("options", ["", "?journal_mode=DELETE"])
 @pytest.mark.timeout(60)
 def test_killed_processes_lose_nothing_in_a_few_seconds(tmp_path, options):
+    """Row 32."""
     soak(tmp_path, options, 5.0)
 
 

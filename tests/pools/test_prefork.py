@@ -78,6 +78,7 @@ time.sleep(60)
 
 
 def test_children_do_not_outlive_a_killed_parent() -> None:
+    """Row 3."""
     with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
@@ -142,6 +143,7 @@ os.fork = fork
 
 @pytest.mark.parametrize("kind", ["prefork", "threads"])
 def test_a_fork_that_fails_is_tried_again_and_costs_nothing_else(kind: str, tmp_path: Path) -> None:
+    """Row 51."""
     (tmp_path / "crowded.py").write_text(_CROWDED)
     pool = PreforkPool("crowded", folder=str(tmp_path), overrides={"pool": kind})
     pool.load()
@@ -204,6 +206,7 @@ def test_an_outcome_for_which_there_is_no_room_is_a_failure_and_costs_no_child(
 @pytest.mark.skipif(_speedups.body != "c", reason="only the compiled channel has memory that a child could damage")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_pool_whose_shared_memory_was_damaged_begins_afresh_and_loses_nothing(seed: int) -> None:
+    """Row 17."""
     dice = random.Random(seed)
     pool = PreforkPool("fastq.testing.sample:app")
     pool.load()

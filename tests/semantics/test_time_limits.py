@@ -17,6 +17,7 @@ pytestmark = pytest.mark.processes
 
 
 def test_a_task_past_its_hard_limit_is_broken_off_though_it_holds_the_gil(app: FastQ, start: Start) -> None:
+    """Row 10."""
     with start() as running:
         before = limits.pid.delay().get(10)
         result = limits.stuck.delay()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ def descriptors(pid: int) -> dict[int, str]:
     with suppress(OSError):
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):  # it was closed meanwhile, as that of this folder is
-                found[int(entry.name)] = os.readlink(entry)
+                found[int(entry.name)] = str(entry.readlink())
     return found
 
 
@@ -119,4 +118,4 @@ def _children(pid: int) -> list[int]:
 
 
 def _names(folder: Path | None) -> set[str]:
-    return set(os.listdir(folder)) if folder is not None and folder.is_dir() else set()
+    return {entry.name for entry in folder.iterdir()} if folder is not None and folder.is_dir() else set()
