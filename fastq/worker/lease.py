@@ -40,6 +40,7 @@ class Lease(Loop):
         self._beginning = threading.Lock()
         self._left: list[Delivery] = []  # what is to be handed back
         self._leaving = threading.Lock()  # of that
+        self._given_up: Subscription | None = None
         self._backoff = Backoff(_FIRST_PAUSE_S, min(_LONGEST_PAUSE_S, lease_s / 3))
         self.on_lost: Callable[[], None] = lambda: None
         self.on_renewed: Callable[[], None] = lambda: None
@@ -75,17 +76,12 @@ class Lease(Loop):
             subscription.close()
 
     def begin_anew(self) -> None:
-        """End a lease that is of no use, because its subscription hangs, say, and begin another.
+        """Give up a lease that is of no use, because its subscription hangs, say, and begin another.
 
-        What it held goes back at once, uncharged. Raises BrokerUnavailable.
+        What it held goes back at once, uncharged. Raises BrokerUnavailable: then it is not renewed, but tried again.
         """
-        subscription = self.subscription
-        subscription.interrupt()
-        try:
-            subscription.close()
-        except BrokerError as error:
-            logger.warning("The lease could not be ended: %s", error)
-        self.lost(subscription, "is given up")
+        self._given_up = self.subscription
+        self.lost(self._given_up, "is given up")
 
     def serve(self, queues: Sequence[str]) -> None:
         """Fetch from these queues from now on; what is held stays held. Raises BrokerUnavailable."""
@@ -124,6 +120,9 @@ class Lease(Loop):
 
     def _renew(self) -> None:
         subscription = self.subscription
+        if subscription is self._given_up:
+            self.lost(subscription, "is given up")
+            return
         try:
             subscription.renew()
         except LeaseLost:
