@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -18,7 +20,7 @@ from fastq.worker.logs import escape
 
 if TYPE_CHECKING:
     from fastq.app import FastQ
-    from fastq.deadletters import Letter
+    from fastq.deadletters import DeadLetters, Letter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,7 +115,7 @@ def requeue_command(
 ) -> int:  # fmt: skip
     """Put dead letters back into their queues, as new: their crashes and their failures are forgotten."""
     with options.client(app, folder, broker, backend) as client:
-        count = _dead(client).requeue(_chosen(client, names, filters, everything))
+        count = _dead(client).requeue(_chosen(client, names, filters, everything)())
     click.echo(f"{_letters(count)} put back")
     return 0
 
@@ -151,14 +153,13 @@ def drop_command(
 ) -> int:  # fmt: skip
     """Delete dead letters for good. Asks first; where nobody can be asked, --yes is needed."""
     with options.client(app, folder, broker, backend) as client:
-        letters = _chosen(client, names, filters, everything)
-        if letters and not yes:
+        chosen = _chosen(client, names, filters, everything)
+        found = sum(1 for _ in chosen())
+        if found and not yes:
             if not sys.stdin.isatty():
-                raise click.UsageError(
-                    f"Nothing was deleted ({_letters(len(letters))}): nobody can be asked here; add --yes"
-                )
-            click.confirm(f"Delete {_letters(len(letters))} for good?", abort=True, err=True)
-        count = _dead(client).drop(letters)
+                raise click.UsageError(f"Nothing was deleted ({_letters(found)}): nobody can be asked here; add --yes")
+            click.confirm(f"Delete {_letters(found)} for good?", abort=True, err=True)
+        count = _dead(client).drop(islice(chosen(), found))
     click.echo(f"{_letters(count)} deleted")
     return 0
 
@@ -169,14 +170,14 @@ def drop_command(
 def export_command(app: str | None, folder: str, broker: str | None, backend: str | None, **filters: Any) -> int:
     """Print dead letters, whole, as one JSON object a line."""
     with options.client(app, folder, broker, backend) as client:
-        _print_json(client, _dead(client).find(**filters))
+        _print_json(client, _dead(client).walk(**filters))
     return 0
 
 
 # -- steps ----------------------------------------------------------------------------------------
 
 
-def _dead(client: FastQ) -> Any:
+def _dead(client: FastQ) -> DeadLetters:
     from fastq.deadletters import DeadLetters
 
     return DeadLetters(client)
@@ -189,15 +190,18 @@ def _named(client: FastQ, names: Sequence[str]) -> list[Letter]:
         raise Failing(f"{error.args[0]}; they are listed by: fastq dead list", ExitCode.FAILED) from error
 
 
-def _chosen(client: FastQ, names: Sequence[str], filters: dict[str, Any], everything: bool) -> list[Letter]:
+def _chosen(
+    client: FastQ, names: Sequence[str], filters: dict[str, Any], everything: bool
+) -> Callable[[], Iterable[Letter]]:
+    """Return what yields the letters that are meant, each time that it is called."""
     if names:
         if everything or any(value is not None for value in filters.values()):
             raise click.UsageError("Tokens, or filters with --all: not both")
-        return _named(client, names)
+        letters = _named(client, names)
+        return lambda: letters
     if not everything:
         raise click.UsageError("Which ones? Give tokens, or --all, with filters if need be")
-    found: list[Letter] = _dead(client).find(**filters)
-    return found
+    return partial(_dead(client).walk, **filters)
 
 
 def _json(option: str, text: str | None, kind: type) -> Any:
@@ -216,7 +220,7 @@ def _letters(count: int) -> str:
     return f"{count} dead {'letter' if count == 1 else 'letters'}"
 
 
-def _print_json(client: FastQ, letters: Sequence[Letter]) -> None:
+def _print_json(client: FastQ, letters: Iterable[Letter]) -> None:
     for letter in letters:
         click.echo(json.dumps(_dead(client).export(letter)))
 
@@ -229,7 +233,7 @@ def _print_table(letters: Sequence[Letter]) -> None:
             letter.queue,
             letter.task or "?",
             f"{duration((now - letter.died_at).total_seconds())} ago",
-            letter.reason,
+            letter.reason.partition("\n")[0],
         )
         for letter in letters
     ]

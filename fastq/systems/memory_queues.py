@@ -24,6 +24,7 @@ class Stored:
     began: bool = False
     reason: str = ""
     died_at: int = 0
+    burial: int = 0  # numbers the dead letters in the order of their death
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class Lease:
 class _Queue:
     ready: list[tuple[int, int, int]] = field(default_factory=list)  # a heap of (rank, due, seq)
     delayed: list[tuple[int, int]] = field(default_factory=list)  # a heap of (due, seq)
-    dead: dict[int, Stored] = field(default_factory=dict)
+    dead: dict[int, Stored] = field(default_factory=dict)  # by the number of their burial
 
 
 class Queues:
@@ -52,6 +53,7 @@ class Queues:
         self._queues: dict[str, _Queue] = {}
         self._waiting: dict[int, Stored] = {}
         self._last_seq = 0
+        self._last_burial = 0
 
     def publish(self, queue: str, frame: bytes, rank: int, due: int, now: int) -> None:
         """Add a message."""
@@ -96,9 +98,13 @@ class Queues:
             stored.due = max(decision.due, now)
             self._put(stored, now)
         elif decision.action is Action.DEAD:
-            stored.reason, stored.died_at = decision.reason, now
-            self._queue(stored.queue).dead[stored.seq] = stored
+            self._bury(stored, decision.reason, now)
         return True
+
+    def _bury(self, stored: Stored, reason: str, now: int) -> None:
+        self._last_burial += 1
+        stored.reason, stored.died_at, stored.burial = reason, now, self._last_burial
+        self._queue(stored.queue).dead[stored.burial] = stored
 
     def release(self, lease: Lease, deliveries: Iterable[Delivery], now: int) -> None:
         """Put back, in their old place, those that the lease still holds."""
@@ -183,10 +189,24 @@ class Queues:
                 infos.append(info)
         return infos
 
-    def dead_letters(self, name: str, limit: int) -> list[DeadLetter]:
-        """Return the oldest dead letters."""
-        dead = list(self._queue(name).dead.values())[:limit]
-        return [DeadLetter(str(it.seq), it.queue, it.reason, it.died_at, it.frame) for it in dead]
+    def bury(self, name: str, frame: bytes, reason: str, now: int) -> None:
+        """Add a dead letter."""
+        self._last_seq += 1
+        self._bury(Stored(self._last_seq, name, 9, now, frame), reason, now)
+
+    def dead_letters(self, name: str, limit: int, after: int) -> list[DeadLetter]:
+        """Return the oldest dead letters after a number."""
+        dead = [stored for stored in self._queue(name).dead.values() if stored.burial > after][:limit]
+        return [DeadLetter(str(it.burial), it.queue, it.reason, it.died_at, it.frame) for it in dead]
+
+    def prune_dead(self, name: str, before: int, most: int) -> int:
+        """Delete the dead letters from before a moment, and the oldest beyond so many; return how many."""
+        dead = self._queue(name).dead
+        surplus = len(dead) - most if most else 0
+        old = [key for at, (key, it) in enumerate(dead.items()) if it.died_at < before or at < surplus]
+        for key in old:
+            del dead[key]
+        return len(old)
 
     def requeue_dead(self, tokens: Iterable[str], now: int) -> int:
         """Put dead letters back at the end of their queues; return how many."""
@@ -204,5 +224,5 @@ class Queues:
         wanted = set(tokens)
         taken: list[Stored] = []
         for queue in self._queues.values():
-            taken += [queue.dead.pop(seq) for seq in list(queue.dead) if str(seq) in wanted]
+            taken += [queue.dead.pop(burial) for burial in list(queue.dead) if str(burial) in wanted]
         return taken

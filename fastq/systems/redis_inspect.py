@@ -65,16 +65,51 @@ return reply
 """
 )
 
-#: KEYS: a queue. ARGV: how many at most. Returns token and letter of each, the oldest first.
+#: KEYS: a queue. ARGV: how many at most, and the death and the token of the one that they follow, or 0 and nothing.
+#: Returns token and letter of each, the oldest first. Letters of one moment are in the order of their tokens.
 LETTERS = Script(
     CLOCK
     + """
-local base, reply = KEYS[1], {}
-for _, token in ipairs(call('ZRANGE', base .. ':dead', 0, ARGV[1] - 1)) do
+local base, reply, from = KEYS[1], {}, call('ZCOUNT', KEYS[1] .. ':dead', '-inf', '(' .. ARGV[2])
+for _, token in ipairs(call('ZRANGEBYSCORE', base .. ':dead', ARGV[2], ARGV[2])) do
+  if token <= ARGV[3] then from = from + 1 end
+end
+for _, token in ipairs(call('ZRANGE', base .. ':dead', from, from + ARGV[1] - 1)) do
   reply[#reply + 1] = token
   reply[#reply + 1] = call('HGET', base .. ':deads', token) or ''
 end
 return reply
+"""
+)
+
+#: KEYS: a queue. ARGV: now, reason, frames. Makes dead letters of them.
+BURY = Script(
+    CLOCK
+    + """
+local base, now = KEYS[1], now_of(ARGV[1])
+free_memory(base)
+local seq = call('INCRBY', base .. ':seq', #ARGV - 2) - (#ARGV - 2)
+for at = 3, #ARGV do
+  local token = string.format('%016.0f', seq + at - 2)
+  local record = struct.pack('>I8I8BI4I4B', now, seq + at - 2, 9, 0, 0, 0) .. ARGV[at]
+  call('ZADD', base .. ':dead', string.format('%.0f', now), token)
+  call('HSET', base .. ':deads', token, struct.pack('>I8I4', now, #ARGV[2]) .. ARGV[2] .. record)
+end
+"""
+)
+
+#: KEYS: a queue. ARGV: now, the greatest age in microseconds, how many are kept at most; 0: no matter. Deletes the
+#: oldest letters that are too old or too many, up to a thousand, and returns how many.
+PRUNE = Script(
+    CLOCK
+    + """
+local base, now, count = KEYS[1], now_of(ARGV[1]), 0
+if ARGV[2] ~= '0' then count = call('ZCOUNT', base .. ':dead', '-inf', string.format('(%.0f', now - ARGV[2])) end
+if ARGV[3] ~= '0' then count = math.max(count, call('ZCARD', base .. ':dead') - ARGV[3]) end
+count = math.min(count, 1000)
+if count <= 0 then return 0 end
+many('HDEL', base .. ':deads', call('ZRANGE', base .. ':dead', 0, count - 1))
+return call('ZREMRANGEBYRANK', base .. ':dead', 0, count - 1)
 """
 )
 
@@ -108,6 +143,14 @@ def letter_of(queue: str, token: bytes, letter: bytes) -> DeadLetter:
     reason = letter[_DEATH.size : _DEATH.size + size].decode("utf-8", "replace")
     frame = letter[_DEATH.size + size + HEADER.size :]
     return DeadLetter(f"{queue}/{int(token)}", queue, reason, died_at, frame)
+
+
+def place_of(letter: DeadLetter | None) -> tuple[int, str]:
+    """Return where a dead letter is, or was, among those of its queue: its moment, and its name at that moment."""
+    if letter is None:
+        return 0, ""
+    split = split_token(letter.token)
+    return letter.died_at, split[1] if split else ""
 
 
 def split_token(token: str) -> tuple[str, str] | None:

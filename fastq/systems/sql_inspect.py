@@ -43,10 +43,19 @@ _forget = delete(messages).where(_m.seq.in_(bindparam("seqs", expanding=True)))
 _workers = select(owners.c.owner, owners.c.until, owners.c.about).where(owners.c.until >= bindparam("now"))
 _letters = (
     select(_d.seq, _d.queue, _d.reason, _d.died_at, _d.frame)
-    .where(_d.queue == bindparam("of_queue"))
+    .where(_d.queue == bindparam("of_queue"), _d.seq > bindparam("after"))
     .order_by(_d.seq)
     .limit(bindparam("most"))
 )
+_dead_count = select(func.count()).select_from(dead).where(_d.queue == bindparam("of_queue"))
+_oldest_dead = (
+    select(_d.seq, _d.died_at)
+    .where(_d.queue == bindparam("of_queue"))
+    .order_by(_d.seq)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_bury = insert(dead).values(rank=9, fence=0)
 _these = _d.seq.in_(bindparam("seqs", expanding=True))
 _return = insert(messages).from_select(
     ["queue", "state", "rank", "due", "owner", "fence", "crashes", "recovered", "began", "frame"],
@@ -105,10 +114,23 @@ def purge(connection: Connection, queue: str, up_to: int) -> int:
     return len(seqs)
 
 
-def dead_letters(connection: Connection, queue: str, limit: int) -> list[DeadLetter]:
-    """Return the oldest dead letters of a queue."""
-    rows = connection.execute(_letters, {"of_queue": queue, "most": limit})
+def bury(connection: Connection, queue: str, frames: Iterable[bytes], reason: str, now: int) -> None:
+    """Add dead letters, of which there is one at least."""
+    connection.execute(_bury, [{"queue": queue, "died_at": now, "reason": reason, "frame": frame} for frame in frames])
+
+
+def dead_letters(connection: Connection, queue: str, limit: int, after: int) -> list[DeadLetter]:
+    """Return the oldest dead letters of a queue after a number."""
+    rows = connection.execute(_letters, {"of_queue": queue, "most": limit, "after": after})
     return [DeadLetter(str(seq), *letter) for seq, *letter in rows]
+
+
+def prune_dead(connection: Connection, queue: str, before: int, most: int) -> int:
+    """Delete some of the dead letters from before a moment, and of the oldest beyond so many; return how many."""
+    surplus = connection.execute(_dead_count, {"of_queue": queue}).scalar_one() - most if most else 0
+    rows = connection.execute(_oldest_dead, {"of_queue": queue, "most": CHUNK}).all()
+    old = [seq for at, (seq, died_at) in enumerate(rows) if died_at < before or at < surplus]
+    return _drop_all(connection, list(padded(old)))
 
 
 def requeue_dead(connection: Connection, tokens: Iterable[str], now: int) -> int:

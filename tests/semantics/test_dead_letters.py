@@ -121,6 +121,69 @@ def test_letters_are_dropped_and_exported_whole(app: FastQ, dead: DeadLetters) -
     assert dead.find() == []
 
 
+def test_many_letters_are_found_a_page_at_a_time(
+    app: FastQ, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastq.deadletters._PAGE", 2)
+    monkeypatch.setattr("fastq.deadletters._LARGEST_PAGE", 4)
+    ids = [basic.add.delay(n, n).id for n in range(11)]
+    give_up(app)
+    assert [letter.id for letter in dead.walk()] == ids
+    assert [letter.id for letter in dead.find(limit=3)] == ids[:3]
+
+
+def test_letters_may_be_put_back_and_dropped_while_they_are_walked_through(
+    app: FastQ, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastq.deadletters._PAGE", 2)
+    monkeypatch.setattr("fastq.deadletters._LARGEST_PAGE", 2)
+    monkeypatch.setattr("fastq.deadletters._AT_ONCE", 3)
+    for n in range(10):
+        basic.add.delay(n, n)
+        basic.echo.delay(n)
+    give_up(app)
+    assert dead.requeue(dead.walk(task="*.add")) == 10
+    assert dead.drop(dead.walk(task="*.echo")) == 10
+    assert dead.find() == []
+    assert app.broker.depth("default") == 10
+
+
+def test_letters_that_die_again_while_they_are_put_back_are_not_put_back_once_more(
+    app: FastQ, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastq.deadletters._PAGE", 2)
+    monkeypatch.setattr("fastq.deadletters._LATER_US", -1)
+    monkeypatch.setattr("fastq.deadletters._AT_ONCE", 1)
+    for n in range(3):
+        basic.add.delay(n, n)
+    give_up(app)
+    eventually(lambda: len(dead.find()) == 3)
+    put_back = 0
+    for letter in dead.walk():
+        put_back += dead.requeue([letter])
+        give_up(app, "as before")
+    assert put_back == 3
+
+
+def test_letters_that_have_expired_are_deleted_by_workers(
+    app: FastQ, dead: DeadLetters, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fastq.worker.retention._FIRST_S", 0.05)
+    monkeypatch.setattr("fastq.worker.retention._EVERY_S", 0.05)
+    ids = [basic.add.delay(n, n).id for n in range(3)]
+    give_up(app)
+    with start(dead_letters_expire_s=0.0, dead_letters_max=1):
+        eventually(lambda: [letter.id for letter in dead.find()] == ids[2:])
+    with start(dead_letters_expire_s=0.2):
+        eventually(lambda: dead.find() == [])
+    assert "2 dead letters of 'default' were too old, or too many, and are deleted" in caplog.text
+
+
+def test_by_default_letters_are_kept_for_long(app: FastQ, dead: DeadLetters, start: Start) -> None:
+    assert app.settings.dead_letters_expire_s == 180 * 86_400
+    assert app.settings.dead_letters_max == 0
+
+
 # -- the command ------------------------------------------------------------------------------------
 
 
