@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 import click
@@ -32,19 +33,26 @@ _SKEW_S = 2.0
     short_help="Say what this deployment promises, and what is weak about it.",
     epilog="""\b
 Exit status:
-  0  nothing is weak
+  0  nothing is weak, but for what is to be ignored
   1  something is
   2  a setting is wrong
   4  the broker or the result backend can't be used""",
 )
+@click.option("--ignore", "ignored", metavar="TEXT", multiple=True, help="Don't mind weaknesses that contain this.")
 @options.as_json
 @options.where
-def command(as_json: bool, app: str | None, folder: str, broker: str | None, backend: str | None) -> int:
+def command(
+    ignored: tuple[str, ...], as_json: bool, app: str | None, folder: str, broker: str | None, backend: str | None
+) -> int:
     """Look at the broker, the result backend, the shared state and this host, and say what is weak, with its remedy."""
     with options.client(app, folder, broker, backend) as client:
         found = client.broker.diagnose()
         results, state = _results(client), _state(client)
-        weaknesses = [*found.weaknesses, *_clock(found), *_settings(client), *_host()]
+        weaknesses = [
+            weakness
+            for weakness in (*found.weaknesses, *_clock(found), *_settings(client), *_host())
+            if not any(text.lower() in weakness.what.lower() for text in ignored)
+        ]
     if as_json:
         seen = {
             "broker": {"system": found.system, "promise": found.promise},
@@ -114,13 +122,18 @@ def _settings(client: FastQ) -> Iterator[Weakness]:
     from fastq.diagnosis import Weakness
 
     settings = client.settings
-    if "pickle" in settings.accept:
+    if "pickle" in settings.accept and not (settings.require_signed and settings.require_encrypted):
         yield Weakness(
             "accept has pickle: whoever can write to the broker or the backend can run code in your workers",
-            "take it out of accept, unless you trust every writer",
+            "take it out of accept, or have all that comes signed and encrypted: require_signed, require_encrypted",
         )
     if settings.ack == "early":
         yield Weakness("ack is early: a task whose process dies is lost", "leave it out, and mark single tasks")
+    if settings.dead_letters_max:
+        yield Weakness(
+            f"dead_letters_max is {settings.dead_letters_max}: a flood of them pushes out the older ones, unseen",
+            "leave it out, and let dead letters expire by their age",
+        )
 
 
 def _host() -> Iterator[Weakness]:
@@ -135,10 +148,24 @@ def _host() -> Iterator[Weakness]:
             yield Weakness(
                 f"processes here may have {soft} files open", f"ulimit -n {_FEW_FILES * 2}, or LimitNOFILE= in the unit"
             )
+    if sys.platform.startswith("linux") and not _has_nameless_memory():
+        yield Weakness(
+            f"memfd_create is not permitted here, so workers talk to their children through files in {gettempdir()}",
+            "let the sandbox permit it, or set TMPDIR to a tmpfs",
+        )
     if _speedups.body != "c" and sys.platform.startswith("linux"):
         yield Weakness(
             f"the Python bodies run here: {_speedups.reason}", "install a wheel, or a compiler and reinstall"
         )
+
+
+def _has_nameless_memory() -> bool:
+    """Whether shared memory can be had that has no name; it does not count towards the size of /dev/shm."""
+    try:
+        os.close(os.memfd_create("fastq-doctor"))
+    except OSError:
+        return False
+    return True
 
 
 def _host_words() -> str:

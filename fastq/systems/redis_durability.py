@@ -17,6 +17,12 @@ logger = logging.getLogger(__name__)
 _OLDEST = (6, 2)
 _SETTINGS = ("appendfsync", "save", "maxmemory")
 
+#: The first release of each branch in which a script can't run code of its own in the server (CVE-2025-49844).
+_SAFE_SCRIPTS: Mapping[str, Mapping[tuple[int, ...], int]] = {
+    "Redis": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
+    "Valkey": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
+}
+
 
 def report(url: RedisUrl, wire: Wire) -> None:
     """Log it, with warnings where messages may be lost. Raises BrokerUnavailable for a server that is too old."""
@@ -33,15 +39,29 @@ def diagnose(url: RedisUrl, wire: Wire) -> Diagnosis:
     version = info.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < _OLDEST:
         raise BrokerUnavailable(f"Redis at {url.shown} is {version}; fastq needs 6.2 or later, or Valkey")
-    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    name = f"{product} {info.get('valkey_version', version)}"
     policy = info.get("maxmemory_policy", "unknown")
     seconds, micros = wire.exchange(pack(("TIME",)), 1)[0]
     return Diagnosis(
         f"{name} at {url.shown}",
         f"{durability(info, settings)}; maxmemory-policy {policy}",
-        tuple(_weaknesses(url, info, settings, policy)),
+        (*_holes(product, info.get("valkey_version", version)), *_weaknesses(url, info, settings, policy)),
         int(seconds) * 1_000_000 + int(micros),
     )
+
+
+def _holes(product: str, version: str) -> Iterator[Weakness]:
+    """Yield the known hole of a version, by which whoever may run scripts can take over the server."""
+    fixed, numbers = _SAFE_SCRIPTS[product], [int(part) for part in version.split(".") if part.isdecimal()]
+    branch, patch = tuple(numbers[:2]), numbers[2] if len(numbers) > 2 else 0
+    if len(numbers) >= 2 and (patch < fixed[branch] if branch in fixed else branch < max(fixed)):
+        releases = ", ".join(f"{major}.{minor}.{first}" for (major, minor), first in fixed.items())
+        yield Weakness(
+            f"{product} {version} lets whoever may run scripts take over the server (CVE-2025-49844), unless your "
+            "distribution has mended it without a new number",
+            f"use a release in which it is mended: {releases} or later; let nobody but fastq log in",
+        )
 
 
 def _weaknesses(url: RedisUrl, info: Mapping[str, str], settings: Mapping[str, str], policy: str) -> Iterator[Weakness]:

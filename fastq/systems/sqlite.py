@@ -186,7 +186,7 @@ class Sqlite:
         defect = self._wal_reset()
         if defect is not None and not _warned:
             _warned = True
-            logger.warning("%s: %s", defect.what, defect.remedy)
+            logger.warning("SQLite %s has a known defect in WAL mode: see fastq doctor", sqlite3.sqlite_version)
 
     def diagnose(self) -> Diagnosis:
         """Return what the file and the library promise."""
