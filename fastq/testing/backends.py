@@ -91,7 +91,7 @@ class BackendConformance:
         assert backend.load([outcome.id]) == [outcome]
 
     @pytest.mark.parametrize("first", TERMINAL)
-    @pytest.mark.parametrize("second", [State.STARTED, State.RETRY, State.SUCCESS, State.LOST])
+    @pytest.mark.parametrize("second", [State.RETRY, State.SUCCESS, State.LOST])
     def test_a_terminal_outcome_is_never_replaced(self, backend: Backend, first: State, second: State) -> None:
         kept = success()._replace(state=first)
         backend.store([kept])
@@ -100,15 +100,15 @@ class BackendConformance:
 
     def test_nor_within_a_batch(self, backend: Backend) -> None:
         kept = success()
-        backend.store([kept._replace(state=State.STARTED), kept, kept._replace(state=State.LOST)])
+        backend.store([kept._replace(state=State.RETRY), kept, kept._replace(state=State.LOST)])
         assert backend.load([kept.id]) == [kept]
 
     def test_an_outcome_of_an_earlier_attempt_replaces_nothing(self, backend: Backend) -> None:
-        later = success(attempt=3)._replace(state=State.STARTED)
+        later = success(attempt=3)._replace(state=State.RETRY)
         backend.store([later])
         backend.store([later._replace(attempt=2, state=State.SUCCESS)])
         assert backend.load([later.id]) == [later]
-        same = later._replace(state=State.RETRY)
+        same = later._replace(body=b"other")
         backend.store([same])
         assert backend.load([later.id]) == [same]
         last = later._replace(attempt=4, state=State.SUCCESS)
@@ -163,7 +163,7 @@ class BackendConformance:
         assert time.monotonic() >= deadline
 
     def test_wait_passes_over_what_is_not_terminal(self, backend: Backend) -> None:
-        outcome = success()._replace(state=State.STARTED)
+        outcome = success()._replace(state=State.RETRY)
         backend.store([outcome])
         assert list(backend.wait([outcome.id], time.monotonic() + 0.05)) == []
 
@@ -172,7 +172,7 @@ class BackendConformance:
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(in_time, backend, [outcome.id for outcome in outcomes])
             for at in range(19, -1, -1):
-                backend.store([success(), outcomes[at]._replace(state=State.STARTED)])
+                backend.store([success(), outcomes[at]._replace(state=State.RETRY)])
                 backend.store([outcomes[at]])
             waited = waiting.result(SOON_S)
         assert sorted(waited) == sorted(outcomes)
@@ -188,7 +188,7 @@ class BackendConformance:
 
     def test_an_outcome_that_was_started_before_is_seen_to_end(self, backend: Backend) -> None:
         one, two = successes(2)
-        backend.store([one._replace(state=State.STARTED), two])
+        backend.store([one._replace(state=State.RETRY), two])
         waiting = backend.wait([one.id, two.id], time.monotonic() + SOON_S)
         assert next(waiting) == two
         backend.store([one])
@@ -232,7 +232,7 @@ class BackendConformance:
         one, two, three = (success(group=group) for _ in range(3))
         backend.create_group(group, [one.id, two.id, three.id])
         assert backend.group_completed(group) == 0
-        backend.store([one, two._replace(state=State.STARTED), success(group=new_id())])
+        backend.store([one, two._replace(state=State.RETRY), success(group=new_id())])
         backend.store([one])
         assert backend.group_completed(group) == 1
         backend.store([two, three._replace(state=State.FAILURE)])
@@ -272,7 +272,7 @@ class BackendConformance:
 
     def test_a_watch_passes_over_what_is_not_terminal(self, backend: Backend) -> None:
         outcome = success()
-        backend.store([outcome._replace(state=State.STARTED)])
+        backend.store([outcome._replace(state=State.RETRY)])
         with closing(backend.watch()) as watch:
             assert watch.add([outcome.id]) == []
             backend.store([outcome._replace(state=State.RETRY)])

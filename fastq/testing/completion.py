@@ -58,7 +58,7 @@ class CompletionConformance:
     ) -> None:
         messages = numbered(4)
         broker.publish(messages)
-        states = [State.SUCCESS, State.STARTED, State.RETRY, State.FAILURE]
+        states = [State.SUCCESS, State.REVOKED, State.RETRY, State.FAILURE]
         outcomes = [Outcome(it.id, state) for it, state in zip(messages, states, strict=True)]
         batch = [
             Completed(Decision(it, action), outcome)

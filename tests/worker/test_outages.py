@@ -17,11 +17,13 @@ from fastq.backends.memory import MemoryBackend
 from fastq.broker import Decision, Delivery
 from fastq.brokers.memory import MemoryBroker, MemorySubscription
 from fastq.errors import (
+    BackendError,
     BackendUnavailable,
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
     DeadLettered,
+    NotSupported,
     PublishUnknown,
     StateUnavailable,
     TaskLost,
@@ -63,6 +65,7 @@ class FaultyBroker(MemoryBroker):
         self.faults: dict[str, int] = {}
         self.refuse: Callable[[Message], Exception | None] = lambda message: None
         self.sure = True  # of several messages, which it took when it refused one
+        self.refuse_to_bury: Callable[[], Exception | None] = lambda: None
 
     def fail(self, what: str) -> None:
         if self.faults.get(what, 0) > 0:
@@ -75,19 +78,27 @@ class FaultyBroker(MemoryBroker):
                 raise error if self.sure or len(messages) == 1 else PublishUnknown(f"{error}; or not")
         super().publish(messages)
 
+    def bury(self, queue: str, frames: Sequence[bytes], reason: str) -> None:
+        if error := self.refuse_to_bury():
+            raise error
+        super().bury(queue, frames, reason)
+
     def subscribe(self, queues: Sequence[str], lease_s: float, about: Mapping[str, str]) -> MemorySubscription:
         self.fail("subscribe")
         return FaultySubscription(self, queues, lease_s, about)
 
 
 class FaultyBackend(MemoryBackend):
-    """A memory backend that keeps nothing as long as it is told not to."""
+    """A memory backend that keeps nothing as long as it is told not to, and never what it is told to refuse."""
 
     full = False
+    refuses: tuple[State, ...] = ()
 
     def store(self, outcomes: Sequence[Outcome]) -> None:
         if self.full:
             raise BackendUnavailable("it is told to keep nothing")
+        if any(outcome.state in self.refuses and len(outcome.body) > 1 for outcome in outcomes):
+            raise BackendError("it is too large")
         super().store(outcomes)
 
 
@@ -217,6 +228,7 @@ def test_an_early_task_that_can_not_be_acknowledged_waits_for_the_broker(broker:
 def test_a_task_whose_result_can_not_be_stored_is_delivered_again(
     app: FastQ, broker: FaultyBroker, start: Start, failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Row 45."""
     monkeypatch.setattr("fastq.worker.settler._PATIENCE_S", 0.1)
     app._backend = backend = FaultyBackend(f"memory://{uuid.uuid4().hex}", expires_s=60)
     file = tmp_path / "notes"
@@ -228,6 +240,67 @@ def test_a_task_whose_result_can_not_be_stored_is_delivered_again(
         backend.full = False
         assert result.get(10) == 1
     assert (broker.depth("default"), broker.faults["release"]) == (0, 0)
+
+
+@pytest.mark.parametrize("follows", [False, True], ids=["nothing follows", "something follows"])
+def test_a_failure_takes_the_place_of_a_result_that_the_backend_refuses(
+    app: FastQ, broker: FaultyBroker, start: Start, follows: bool
+) -> None:
+    app._backend = backend = FaultyBackend(f"memory://{uuid.uuid4().hex}", expires_s=60)
+    backend.refuses = (State.SUCCESS,)
+    neighbours = outages.add.map([1] * 10)
+    with start():
+        result = (outages.add.s(100) | outages.add.s(1)).delay() if follows else outages.add.delay(100)
+        with pytest.raises(BackendError, match="too large"):
+            result.get(10)
+        assert [neighbour.get(10) for neighbour in neighbours] == [1] * 10
+        eventually(lambda: not any(info.leased for info in app.broker.queues()))
+    assert broker.depth("default") == 0
+
+
+def test_a_message_of_which_the_backend_refuses_every_end_is_a_dead_letter(
+    app: FastQ, broker: FaultyBroker, start: Start
+) -> None:
+    app._backend = backend = FaultyBackend(f"memory://{uuid.uuid4().hex}", expires_s=60)
+    backend.refuses = (State.SUCCESS, State.FAILURE)
+    with start():
+        result = outages.add.delay(100)
+        eventually(lambda: broker.dead_letters("default", 9))
+        assert outages.add.delay(1).get(10) == 1
+    (letter,) = broker.dead_letters("default", 9)
+    assert Message.decode(letter.frame).uuid == result.id
+    assert letter.reason == "its outcome can't be stored: it is too large"
+
+
+@pytest.mark.parametrize("ack", ["early", "late"])
+def test_a_call_that_can_not_be_read_is_a_dead_letter_whenever_it_was_acknowledged(
+    app: FastQ, broker: FaultyBroker, start: Start, ack: str
+) -> None:
+    task = {"early": "early", "late": "add"}[ack]
+    call = Message(uuid.uuid4().bytes, f"tests.apps.outages.{task}", "default", b"no JSON")
+    broker.publish([call])
+    times = iter([BrokerUnavailable("it is away")] * 2)
+    broker.refuse_to_bury = lambda: next(times, None)
+    with start():
+        with pytest.raises(DeadLettered):
+            app.result(call.uuid).get(10)
+        assert outages.add.delay(1).get(10) == 1
+    (letter,) = broker.dead_letters("default", 9)
+    assert letter.frame == call.encode()
+
+
+def test_an_early_call_that_can_neither_be_read_nor_buried_is_lost(
+    app: FastQ, broker: FaultyBroker, start: Start
+) -> None:
+    call = Message(uuid.uuid4().bytes, "tests.apps.outages.early", "default", b"no JSON")
+    broker.publish([call])
+    broker.refuse_to_bury = lambda: NotSupported("there are no dead letters here")
+    with (
+        start(),
+        pytest.raises(TaskLost, match="it should be a dead letter, and can't become one: there are no dead letters"),
+    ):
+        app.result(call.uuid).get(10)
+    assert broker.dead_letters("default", 9) == []
 
 
 @pytest.mark.parametrize(("task", "error"), [("endless", DeadLettered), ("early", TaskLost)])
