@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fastq import FastQ
 from fastq._speedups import new_id
 from fastq.broker import Delivery
+from fastq.cli.doctor import _settings
 from fastq.errors import ConfigurationError, ProtocolError
 from fastq.message import Message, check_queue
 from fastq.pool import TaskInfo
@@ -65,3 +67,11 @@ def test_a_message_names_a_task_that_was_declared_or_nothing(app: FastQ, worker:
     app.send_task(name, ("true",))
     (outcome,) = worker.run()
     assert b"has no task" in outcome.body
+
+
+def test_doctor_warns_of_pickle_unless_all_that_comes_is_signed_and_encrypted() -> None:
+    keys = {"signing_keys": {"k": "x" * 32}, "encryption_keys": {"k": "x" * 32}}
+    with FastQ(broker="memory://", accept="json,pickle", **keys, require_signed=True) as app:
+        assert ["accept has pickle" in weakness.what for weakness in _settings(app)] == [True]
+        app.settings = replace(app.settings, require_encrypted=True)
+        assert list(_settings(app)) == []
