@@ -365,7 +365,7 @@ class Dispatcher:
             logger.warning("Task %s[%s] is in other hands; not started", flight.message.task, flight.message.uuid)
         elif flight.early and flight.info.strict_early and not subscription.confirm():
             logger.error(
-                "Task %s[%s] is not started: whether its acknowledgement has arrived is not known, nor whether it comes again",
+                "Task %s[%s] is not started: whether its acknowledgement has arrived is not known; it may come again",
                 flight.message.task,
                 flight.message.uuid,
             )
