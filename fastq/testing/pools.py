@@ -249,6 +249,24 @@ class PoolConformance:
         pool.stop(time.monotonic() + _PATIENCE_S)
         pool.stop(time.monotonic())
 
+    def test_what_runs_is_told_by_when_it_is_to_end(self, pool: Pool) -> None:
+        submit(pool, {1: frame(sample.wait_to_be_told)})
+        wait_until(lambda: bool(pool.running()))
+        pool.quiet(time.monotonic() + _PATIENCE_S)
+        (ended,) = collect(pool, 1)
+        assert 0 < float(Outcome.decode(ended.outcome).body) <= _PATIENCE_S
+
+    def test_what_can_be_interrupted_leaves_without_an_outcome_and_without_blame(self, pool: Pool) -> None:
+        submit(pool, {1: frame(sample.wait_for_ever)})
+        wait_until(lambda: bool(pool.running()))
+        pool.quiet(time.monotonic() + _PATIENCE_S)
+        (ended,) = collect(pool, 1)
+        assert (ended.ticket, ended.outcome, ended.blameless) == (1, b"", True)
+        assert ended.death
+
+    def test_the_processes_of_a_pool_say_where_they_are(self, pool: Pool) -> None:
+        assert all(isinstance(text, str) for text in pool.stacks().values())
+
 
 # -- steps ------------------------------------------------------------------------------------------------
 
