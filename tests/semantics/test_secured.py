@@ -131,6 +131,7 @@ def test_a_letter_whose_signature_is_too_old_is_signed_anew_when_it_is_put_back(
     with start():
         with pytest.raises(DeadLettered, match="its signature has expired"):
             result.get(20)
+        eventually(dead.find)
         assert dead.requeue(dead.find()) == 1
         assert dead.find() == []
         assert app.result(result.id).get(20) == 3
