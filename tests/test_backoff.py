@@ -6,6 +6,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 
 def test_those_who_fail_together_come_back_spread_over_the_whole_pause() -> None:
+    """Row 37."""
     pauses = [pause(4, 1.0, 60.0) for _ in range(4000)]
     eighths = [sum(n <= each < n + 1 for each in pauses) for n in range(8)]
     assert min(eighths) > 350  # of 500; a thundering herd would be in one of them

@@ -299,6 +299,7 @@ def leave_orphans(number):
 
 
 def test_as_process_1_a_worker_leaves_no_zombies_and_obeys_signals(folder):
+    """Row 16."""
     alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs the right to make a namespace of processes")

@@ -27,7 +27,6 @@ from tests.cli.terminal import command, environment
 from tests.conftest import require_service
 from tests.ledger import eventually
 from tests.rabbit_server import PORT, has_rabbit, rabbitmqctl, url_of
-from tests.redis_server import RedisServer, has_redis
 
 ROOT = str(Path(__file__).parents[2])
 Start = Callable[..., AbstractContextManager[RunningWorker]]
@@ -73,6 +72,7 @@ def run_until_stopped(start: Start, task: Task[[str], str], folder: Path, **opti
 def test_an_interrupted_task_saves_and_goes_back_uncharged_and_uncounted(
     app: FastQ, start: Start, pool: str, task: Task[[str], str], tmp_path: Path
 ) -> None:
+    """Row 5."""
     result = run_until_stopped(start, task, tmp_path, pool=pool)
     assert (tmp_path / "saved").exists()
     assert result.state is State.PENDING
@@ -179,46 +179,32 @@ def test_a_signal_interrupts_only_where_the_worker_stops_and_a_soft_limit_still_
 # -- a server that hangs ---------------------------------------------------------------------------
 
 
-def nap_until_stopped(folder: Path, url: str, worker_url: str, hang: Callable[[], None]) -> None:
-    """Let a worker with a task hear nothing more of its server, and stop it: it ends, with the task broken off."""
-    begun = folder / "begun"
-    (folder / "shop.py").write_text(
+@pytest.mark.soak  # for the server's own tools, which take seconds
+def test_a_worker_ends_though_the_line_to_rabbitmq_went_dead(tmp_path: Path) -> None:
+    """Row 25."""
+    require_service("RabbitMQ", has_rabbit)
+    begun = tmp_path / "begun"
+    (tmp_path / "shop.py").write_text(
         "import time\nfrom pathlib import Path\nfrom fastq import FastQ\napp = FastQ('shop')\n"
         f"@app.task\ndef nap():\n    Path({str(begun)!r}).touch()\n    time.sleep(600)\n"
     )
-    with FastQ("client", broker=url) as client:
-        client.send_task("shop.nap", ignore_result=True)
-    process = subprocess.Popen(
-        command("worker", "-A", "shop", "-c", "1", "--grace", "0.5", "--broker", worker_url), cwd=folder,
-        env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    eventually(begun.exists)
-    hang()
-    process.terminate()
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 5, log
-
-
-def test_a_worker_ends_in_time_though_redis_hangs(tmp_path: Path) -> None:
-    require_service("Redis", has_redis)
-    server = RedisServer(tmp_path / "redis").start()
-    try:
-        nap_until_stopped(tmp_path, server.url, server.url, lambda: os.kill(server.pid, signal.SIGSTOP))
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-        server.kill()
-
-
-@pytest.mark.soak  # for the server's own tools, which take seconds
-def test_a_worker_ends_in_time_though_the_line_to_rabbitmq_went_dead(tmp_path: Path) -> None:
-    require_service("RabbitMQ", has_rabbit)
-    vhost = f"fastq-test-{uuid.uuid4().hex}"
+    vhost, proxy = f"fastq-test-{uuid.uuid4().hex}", Proxy(PORT)
     url = f"{url_of(vhost)}?queue_type=classic"
-    proxy = Proxy(PORT)
     rabbitmqctl("add_vhost", vhost)
     try:
         rabbitmqctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
-        nap_until_stopped(tmp_path, url, url.replace(f":{PORT}/", f":{proxy.port}/"), proxy.silence)
+        with FastQ("client", broker=url) as client:
+            client.send_task("shop.nap", ignore_result=True)
+        process = subprocess.Popen(
+            command("worker", "-A", "shop", "-c", "1", "--grace", "0.5", "--broker",
+                    url.replace(f":{PORT}/", f":{proxy.port}/")),
+            cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        eventually(begun.exists)
+        proxy.silence()
+        process.terminate()
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 5, log
     finally:
         rabbitmqctl("delete_vhost", vhost)
         proxy.close()
