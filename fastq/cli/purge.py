@@ -7,6 +7,7 @@ import sys
 import click
 
 from fastq.cli import options
+from fastq.routing import family
 from fastq.systems import mask
 from fastq.worker.logs import escape
 
@@ -20,16 +21,20 @@ def command(
 ) -> int:
     """Delete the messages that wait in queues, due and delayed. What workers have in hand is left alone.
 
+    A queue that is shared fairly is emptied with its shares.
+
     Asks first. Where nobody can be asked, in a script, --yes is needed.
     """
     with options.client(app, folder, broker, backend) as client:
+        shares = client.settings.shares
         if not yes:
-            depths = ", ".join(f"{client.broker.depth(queue)} in {queue}" for queue in queues)
+            waiting = {queue: sum(map(client.broker.depth, family(queue, shares))) for queue in queues}
+            depths = ", ".join(f"{depth} in {queue}" for queue, depth in waiting.items())
             at = escape(mask(client.settings.broker))
             if not sys.stdin.isatty():
                 raise click.UsageError(f"Nothing was deleted ({depths}, at {at}): nobody can be asked here; add --yes")
             click.confirm(f"Delete what waits for good ({depths}, at {at})?", abort=True, err=True)
         for queue in queues:
-            count = client.broker.purge(queue)
+            count = sum(map(client.broker.purge, family(queue, shares)))
             click.echo(f"{queue}: {count} {'message' if count == 1 else 'messages'} deleted")
     return 0

@@ -219,6 +219,13 @@ def test_purge_deletes_what_waits_and_says_how_much(folder):
     ]  # fmt: skip
 
 
+def test_purge_empties_the_shares_of_a_fair_queue_with_it(folder):
+    for queue in ("work", "work:fair-0", "work:fair-2"):
+        send(folder, "shop.add", queue=queue)
+    ended = fastq("purge", "work", "--yes", folder=folder, settings={"FASTQ_FAIR_QUEUES": "work=3"})
+    assert ended.stdout.splitlines() == ["work: 3 messages deleted"], ended.stderr
+
+
 def test_purge_deletes_nothing_where_nobody_can_be_asked(folder):
     send(folder, "shop.add")
     ended = fastq("purge", "default", folder=folder)
