@@ -23,6 +23,7 @@ def prepare() -> None:
 
     Elsewhere than on Linux they go to stderr.
     """
+    signal.signal(_SIGNAL, signal.SIG_IGN)  # until all is ready
     with suppress(OSError, ValueError, AttributeError):
         if hasattr(os, "memfd_create"):
             file = os.memfd_create(_NAME)

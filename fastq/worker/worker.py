@@ -179,7 +179,8 @@ class Worker:
         self._watchdog.start()
         logger.info("Ready")
         about = self._commands.about
-        self._manager.ready(f"{about['children']} children of {about['app']} serve {', '.join(about['queues'])}")
+        children = "1 child" if about["children"] == 1 else f"{about['children']} children"
+        self._manager.ready(f"{children} of {about['app']} for {', '.join(about['queues'])}")
 
     def stop_soon(self, *, now: bool = False) -> None:
         """Ask `run` to stop: at once, or when what runs has ended. Any thread may call this."""

@@ -82,7 +82,7 @@ def test_a_worker_tells_its_manager_that_it_is_ready_alive_and_stopping(manager:
     said = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
     with worker(folder=tmp_path, settings=said) as started:
         ready = manager.heard()
-        assert (ready["READY"], ready["STATUS"]) == ("1", "2 children of shop serve default")
+        assert (ready["READY"], ready["STATUS"]) == ("1", "2 children of shop for default")
         assert [manager.heard() for _ in range(3)] == [{"WATCHDOG": "1"}] * 3
         (template,) = children_of(started.pid)
         assert b"NOTIFY_SOCKET" not in Path(f"/proc/{template}/environ").read_bytes()

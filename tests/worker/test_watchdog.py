@@ -16,10 +16,12 @@ from fastq import FastQ
 from fastq.backends.memory import MemoryBackend
 from fastq.broker import Delivery
 from fastq.brokers.memory import MemoryBroker, MemorySubscription
+from fastq.cli.failing import status_of
 from fastq.errors import WorkerStuck
 from fastq.outcome import Outcome
 from fastq.settings import Settings
 from fastq.testing.workers import RunningWorker, running_worker
+from fastq.worker.exiting import ExitCode
 from fastq.worker.watchdog import Judge, Measure, Symptom
 from tests.apps import outages
 from tests.ledger import eventually
@@ -185,6 +187,7 @@ def test_a_worker_that_a_new_lease_does_not_help_ends_with_an_error(broker: Hang
     with pytest.raises(WorkerStuck, match="nothing is fetched"), start() as running:
         eventually(lambda: running.exit is not None)
     assert broker.depth("default") == 1  # for others
+    assert status_of(WorkerStuck("so it says")) is ExitCode.STUCK
 
 
 def test_a_settler_that_hangs_ends_its_worker_too(app: FastQ, start: Start) -> None:
