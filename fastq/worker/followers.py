@@ -29,6 +29,7 @@ from fastq.errors import (
 from fastq.failure import Failure
 from fastq.message import Message
 from fastq.outcome import Outcome, State
+from fastq.packing import is_packed
 from fastq.sealing import of_flow
 from fastq.settings import Settings
 from fastq.state import Arrival, SharedState
@@ -116,8 +117,7 @@ class Followers:
         for each in batch:
             outcome, message = each.outcome, each.message
             if outcome is not None and message is not None:
-                well = outcome.state is State.SUCCESS
-                outcomes[outcome.id] = outcome if well else _named(self._packing.plain_outcome(outcome), message)
+                outcomes[outcome.id] = outcome if outcome.state is State.SUCCESS else self._named(outcome, message)
         if outcomes:
             self._keep(outcomes)
         # A task that was delivered before may have ended before, and otherwise: that counts, then.
@@ -125,6 +125,15 @@ class Followers:
         if again:
             outcomes.update((each.id, each) for each in self._known(again) if each is not None and each.state.terminal)
         return [_end(each, outcomes.get(each.message.id)) for each in batch if each.message is not None]
+
+    def _named(self, outcome: Outcome, message: Message) -> Outcome:
+        """Return the outcome of a task that failed with its name in it: it will stand at others, too."""
+        if is_packed(outcome.content_type):  # by a child, or else it is the worker's own
+            outcome = self._packing.plain_outcome(outcome)
+        failure = Failure.decode(outcome.body)
+        named = outcome._replace(body=failure._replace(origin=(message.task, message.uuid)).encode())
+        named.reply_to = outcome.reply_to
+        return named
 
     def _keep(self, outcomes: dict[bytes, Outcome]) -> None:
         """Store outcomes; one that the backend refuses for good is replaced by a failure that says so."""
@@ -283,14 +292,6 @@ def _end(completed: Completed, outcome: Outcome | None) -> _End:
         return _End(completed.message, None if outcome.state is State.SUCCESS else outcome.body)
     gone = completed.decision is not None and completed.decision.action is Action.DEAD
     return _End(completed.message, b"" if gone else None)  # its result is ignored
-
-
-def _named(outcome: Outcome, message: Message) -> Outcome:
-    """Return the outcome of a task that failed with its name in it: it will stand at others, too."""
-    failure = Failure.decode(outcome.body)
-    named = outcome._replace(body=failure._replace(origin=(message.task, message.uuid)).encode())
-    named.reply_to = outcome.reply_to
-    return named
 
 
 def _blaming(message: Message, failed: bytes) -> Message:
