@@ -11,7 +11,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from fastq import failpoints
@@ -159,10 +160,11 @@ class AmqpSubscription(Subscription):
             self._published.update(copies)
             if failpoints.on:
                 failpoints.hit("P15" if any(it.action is Action.DEAD for it in tags.values()) else "P16")
-        if not self._acknowledge(tags):
-            return [decision.delivery for decision in decisions]
+        settled = self._acknowledge(tags.keys())
         if self._interrupted:
             self._pause()
+        if len(settled) < len(tags):
+            lost += [decision.delivery for tag, decision in tags.items() if tag not in settled]
         return lost
 
     def _copy(self, decision: Decision, received: Received) -> Parcel:
@@ -177,13 +179,14 @@ class AmqpSubscription(Subscription):
             return Parcel(delivery.queue, received.body, properties)
         return Parcel(delivery.queue, decision.frame or received.body, again(received, delivery), decision.due)
 
-    def _acknowledge(self, tags: Collection[int]) -> bool:
-        """Return False if the lease was lost."""
+    def _acknowledge(self, tags: AbstractSet[int]) -> AbstractSet[int]:
+        """Return those that were in hand still, none if the lease was lost; others may have handed some back meanwhile."""
         try:
             with self._lock:
                 self._check_alive()
                 if self._intake.drain():  # also to hear if the server has taken all of it back
                     self._ring()
+                tags = tags & self._intake.unsettled.keys()
                 self._intake.forget(tags)
                 self._intake.link.flush()
                 if self._url.sync_acks:
@@ -194,8 +197,8 @@ class AmqpSubscription(Subscription):
                 self._published.difference_update(tags)
         except ERRORS as error:
             self._break(error)
-            return False
-        return True
+            return frozenset()
+        return tags
 
     def confirm(self) -> bool:
         """Ask the server something else on the same channel: what it answers after, it has seen before.
@@ -219,16 +222,17 @@ class AmqpSubscription(Subscription):
         self._publish_unbegun(held)
         with self._translated(), self._lock:
             self._check_alive()
-            self._intake.pause([tag for tag in tags if tag not in held])
+            self._intake.pause([tag for tag in tags if tag not in held and tag in self._intake.unsettled])
             self._intake.link.sync()
 
     def _publish_unbegun(self, held: Mapping[int, Delivery]) -> None:
         """Bring what is held back to its queue, as if it had not begun."""
-        if held:
-            unsettled = self._intake.unsettled
-            copies = [Parcel(it.queue, unsettled[tag].body, again(unsettled[tag], it)) for tag, it in held.items()]
+        with self._lock:
+            present = {tag: received for tag in held if (received := self._intake.unsettled.get(tag))}
+        if present:
+            copies = [Parcel(held[tag].queue, it.body, again(it, held[tag])) for tag, it in present.items()]
             self._publisher.publish(copies)
-            self._acknowledge(held)
+            self._acknowledge(present.keys())
 
     def _tag(self, delivery: Delivery) -> int:
         """Return the tag under which a delivery is held here at present; 0: it is not."""
