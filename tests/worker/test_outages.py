@@ -380,6 +380,22 @@ def test_a_worker_that_can_not_begin_another_lease_tries_again(
     assert "A turn of" not in caplog.text
 
 
+def test_a_lease_that_is_given_up_when_no_other_can_begin_is_not_renewed_but_replaced_later(
+    broker: FaultyBroker, start: Start
+) -> None:
+    with start(lease_s=0.6) as running:
+        assert outages.add.delay(1).get(20) == 1
+        lease = running.worker._lease
+        given_up = lease.subscription
+        broker.faults["subscribe"] = 2
+        with pytest.raises(BrokerUnavailable):
+            lease.begin_anew()
+        assert lease.subscription is given_up
+        eventually(lambda: lease.subscription is not given_up)
+        assert outages.add.delay(2).get(20) == 2
+    assert broker.faults["subscribe"] == 0
+
+
 @pytest.mark.parametrize("pool", ["solo", "prefork"])
 def test_early_tasks_go_on_when_the_lease_is_lost(start: Start, pool: str, tmp_path: Path) -> None:
     file, notes = tmp_path / "file", tmp_path / "notes"
