@@ -180,7 +180,7 @@ class AmqpSubscription(Subscription):
         return Parcel(delivery.queue, decision.frame or received.body, again(received, delivery), decision.due)
 
     def _acknowledge(self, tags: AbstractSet[int]) -> AbstractSet[int]:
-        """Return those that were in hand still, none if the lease was lost; others may have handed some back meanwhile."""
+        """Return those that were still in hand, none if the lease was lost; another thread may hand some back."""
         try:
             with self._lock:
                 self._check_alive()

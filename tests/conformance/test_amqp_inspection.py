@@ -29,6 +29,8 @@ class Patient(Watched):
     """Gives the plugin time to hear of what was done."""
 
     def queues(self):
+        for _, subscription in self.subscriptions:
+            subscription._pause()  # what was pushed ahead of its fetch is leased, too
         RealClock().advance(_STATISTICS_S)
         return super().queues()
 
