@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastq.backoff import longest_pause
 
 class Brake:
     """Slows the replacement of children that die without ending anything, one after another."""
@@ -25,4 +26,4 @@ class Brake:
         else:
             self._fruitless += 1
         late = self._fruitless - self._FREE
-        return min(self._FIRST_S * 2.0 ** min(late - 1, 60), self._MOST_S) if late > 0 else 0.0
+        return longest_pause(late, self._FIRST_S, self._MOST_S) if late > 0 else 0.0

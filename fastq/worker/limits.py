@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from fastq.backoff import longest_pause
 from fastq.broker import Action, Decision
 from fastq.completion import Completed
 from fastq.errors import NotSupported, StateUnavailable
@@ -151,8 +152,8 @@ class Limits(Loop):
             logger.warning("Tasks under limits have to wait: %s", error)
         now = time.monotonic()
         if now >= self._ask_again_at:  # a server that hangs is not to keep other tasks waiting again and again
-            self._ask_again_at = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures, 10))
             self._failures += 1
+            self._ask_again_at = now + longest_pause(self._failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         pause = self._ask_again_at - now
         wait = [self._sent_back(flights[at], pause * random.uniform(1.0, 1.5), reserved=False) for at in asks]
         return [flight for at, flight in enumerate(flights) if at not in asks], wait
