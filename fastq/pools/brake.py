@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastq.backoff import longest_pause
 
+
 class Brake:
     """Slows the replacement of children that die without ending anything, one after another."""
 
