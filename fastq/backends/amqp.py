@@ -7,9 +7,9 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from fastq._speedups.amqp_values import Outgoing, Properties
+from fastq._speedups.amqp_values import AmqpError, Outgoing, Properties, Unconfirmed
 from fastq.backends.memory import MemoryBackend
-from fastq.errors import BackendUnavailable
+from fastq.errors import BackendError, BackendUnavailable
 from fastq.outcome import Outcome
 from fastq.systems.amqp_line import Line, explain, translated
 from fastq.systems.amqp_replies import Replies, place_of
@@ -17,6 +17,7 @@ from fastq.systems.amqp_url import AmqpUrl
 from fastq.systems.memory import MemorySystem
 
 _TRANSIENT = Properties(delivery_mode=1)
+_PRECONDITION_FAILED = 406
 
 
 class AmqpBackend(MemoryBackend):
@@ -51,8 +52,13 @@ class AmqpBackend(MemoryBackend):
         ]
         if not batch:
             return
-        with translated(self._url, BackendUnavailable), self._line.link() as link:
-            refused = link.publish(batch)
+        try:
+            with translated(self._url, BackendUnavailable), self._line.link() as link:
+                refused = link.publish(batch)
+        except BackendUnavailable as error:
+            if _is_too_large(error.__cause__):  # one of them, which it will be whenever it is tried again
+                raise BackendError(str(error)) from error
+            raise
         if refused:
             raise BackendUnavailable(explain(self._url, ConnectionError(refused[0][1])))
 
@@ -71,6 +77,12 @@ class AmqpBackend(MemoryBackend):
         self._opening = threading.Lock()
         self._replies = None
         self.system = MemorySystem()
+
+
+def _is_too_large(error: BaseException | None) -> bool:
+    """Whether the server has refused a message because of its size."""
+    cause = error.__cause__ if isinstance(error, Unconfirmed) else None
+    return isinstance(cause, AmqpError) and cause.code == _PRECONDITION_FAILED
 
 
 _backends: weakref.WeakSet[AmqpBackend] = weakref.WeakSet()

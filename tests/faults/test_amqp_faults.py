@@ -12,10 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fastq.backends import open_backend
 from fastq.broker import Action, Decision
 from fastq.brokers import open_broker
-from fastq.errors import BrokerError, BrokerFull, BrokerUnavailable, LeaseLost, PublishUnknown
+from fastq.errors import (
+    BackendError,
+    BackendUnavailable,
+    BrokerError,
+    BrokerFull,
+    BrokerUnavailable,
+    LeaseLost,
+    PublishUnknown,
+)
 from fastq.message import now_us
+from fastq.testing.backends import success
 from fastq.testing.broker_case import SOON_S, at_once, bodies, call, numbered, soon, together
 from fastq.testing.clocks import RealClock
 from fastq.testing.faults import Proxy
@@ -298,6 +308,24 @@ def test_a_message_that_is_too_large_is_refused_and_others_are_not(open_at, node
         broker.publish([call()])
         assert broker.depth("q") == 1
     finally:
+        node.control("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+
+
+def test_a_result_that_is_too_large_is_refused_for_good_and_others_are_not(node):
+    node.control("eval", "application:set_env(rabbit, max_message_size, 10000).")
+    backend = open_backend(node.url.replace("amqp:", "rpc:"), 60.0)
+    try:
+        small, large = success(), success(body=bytes(20_000))
+        small.reply_to = large.reply_to = backend.reply_to
+        with pytest.raises(BackendError, match=r"(?i)max size.*max_message_size") as caught:
+            backend.store([large])
+        assert not isinstance(caught.value, BackendUnavailable)
+        with pytest.raises(BackendError):
+            backend.store([small, large])
+        backend.store([small])
+        assert [it.id for it in backend.wait([small.id], time.monotonic() + SOON_S)] == [small.id]
+    finally:
+        backend.close()
         node.control("eval", "application:set_env(rabbit, max_message_size, 134217728).")
 
 
