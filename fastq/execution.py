@@ -34,15 +34,16 @@ R = TypeVar("R")
 logger = logging.getLogger("fastq.task")
 
 
-#: Calls a function with arguments, and raises SoftTimeLimitExceeded in it after so many seconds (0: never) and, if it is
-#: interruptible, Interrupted when the worker stops.
+#: Calls a function with arguments, and raises SoftTimeLimitExceeded in it after so many seconds (0: never) and, if it
+#: is interruptible, Interrupted when the worker stops.
 Limiter = Callable[[float, bool, Callable[..., Any], Sequence[Any], Mapping[str, Any]], Any]
 
 
 def execute(app: FastQ, message: Message, limiter: Limiter | None = None, ticket: int = 0) -> Outcome:
     """Run a message's task and return what it came to; whatever the user's code raises is an outcome too.
 
-    Soft time limits hold, and tasks are interrupted, where there is a limiter. `ticket` is the pool's, if the message came through one.
+    Soft time limits hold, and tasks are interrupted, where there is a limiter. `ticket` is the pool's, if the message
+    came through one.
     """
     started_at = now_us()
     try:

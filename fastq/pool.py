@@ -133,7 +133,7 @@ class Pool(ABC):
         """Make a `collect` that waits, or else the next one, return."""
 
     def stacks(self) -> dict[str, str]:
-        """Return where the threads of the pool's processes are, by what the processes are called, as far as they say."""
+        """Return where the threads of the pool's processes are, by what these are called, as far as they say."""
         return {}
 
     @abstractmethod
