@@ -61,6 +61,13 @@ def kill_worker() -> None:
 
 
 @app.task
+def swell(megabytes: int) -> int:
+    """Take memory, and use it."""
+    note("start")
+    return len(b"x" * (megabytes << 20))
+
+
+@app.task
 def start_process() -> int:
     """Start a process, and leave it behind."""
     return subprocess.Popen(["sleep", "600"]).pid

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -249,6 +250,37 @@ def test_a_pool_that_a_passing_thread_made_outlives_it() -> None:
 
 
 # -- too much -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A group of processes that have 150 MB together."""
+    group = Path(f"/sys/fs/cgroup/memory/fastq-{uuid.uuid4().hex}")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("150M")
+    except OSError as error:
+        pytest.skip(f"there are no groups of processes here that share a limit of memory: {error}")
+    yield group
+    eventually(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_a_task_that_takes_more_memory_than_there_is_costs_its_child_and_not_the_worker(
+    app: FastQ, small_memory: Path, host: Host, ledger: Ledger
+) -> None:
+    """Row 4."""
+    host.prefix = ["sh", "-c", f'echo $$ > {small_memory}/cgroup.procs; exec "$@"', "sh"]
+    host.options = {"FASTQ_MAX_DELIVERIES": "2"}
+    worker = host.start_worker()
+    greedy = pills.swell.delay(400)
+    others = [pills.fine.delay() for _ in range(20)]
+    with pytest.raises(DeadLettered, match=r"crash 2 of 2: its process .*SIGKILL"):
+        greedy.get(60)
+    assert all(result.get(60) for result in others)
+    assert ledger.starts()[greedy.id] == 2
+    assert host.stop() == []
+    assert worker.returncode == 0
 
 
 @pytest.mark.soak

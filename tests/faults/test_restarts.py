@@ -126,12 +126,12 @@ def test_a_worker_without_descriptors_goes_on_when_there_are_some_again(
 def test_on_a_slow_line_all_goes_on_slowly(app: FastQ, host: Host, ledger: Ledger, server: RedisServer) -> None:
     """Row 24."""
     proxy = Proxy(server.port)
-    proxy.delay_s, proxy.piece = 0.05, 200
+    proxy.delay_s, proxy.piece = 0.02, 200
     try:
         direct = app.settings.broker
         host.options = {"TEST_BROKER": direct.replace(f":{server.port}", f":{proxy.port}")}
         host.start_worker()
-        results = [basic.noted.delay() for _ in range(20)]
+        results = [basic.noted.delay() for _ in range(10)]
         assert all(result.get(60) for result in results)
         assert set(ledger.starts().values()) == {1}
         proxy.delay_s, proxy.piece = 0.0, 65_536

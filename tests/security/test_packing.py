@@ -99,6 +99,7 @@ def test_an_outcome_keeps_whom_it_is_for() -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_a_bomb_is_refused_before_it_takes_memory(coding: str) -> None:
+    """Row 43."""
     bomb = compress(coding, bytes(50_000_000))
     tracemalloc.start()
     try:

@@ -274,6 +274,7 @@ def test_the_signature_of_a_message_ends_some_time_after_it_is_due(later: Any) -
 
 
 def test_a_message_that_has_ended_here_does_not_run_again_and_one_that_comes_again_does() -> None:
+    """Row 44."""
     sorter, envelope = triage(), settings().envelope
     frame, other = envelope(CALL), envelope(CALL)
     assert isinstance(sorted_out(sorter, frame), Flight)

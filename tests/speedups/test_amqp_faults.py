@@ -133,6 +133,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_nonsense_is_a_connection_error_and_closes_the_link(connect: Connect, nonsense: str) -> None:
+    """Row 41."""
     with connect(saying(NONSENSE[nonsense])) as link:
         with pytest.raises(ConnectionError, match="the server"):
             link.declare_queue("q")
@@ -197,6 +198,7 @@ def test_a_routing_key_need_not_be_text(connect: Connect) -> None:
 
 
 def test_a_message_may_come_in_any_pieces(connect: Connect) -> None:
+    """Row 24."""
     whole = fake.deliver(1, b"one") + fake.frame(8, 0, b"") + fake.deliver(2, b"") + fake.deliver(3, b"three")
     three = fake.deliver(4, b"", size=6) + fake.frame(3, 1, b"4") + fake.frame(8, 0, b"") + fake.frame(3, 1, b"44444")
 
@@ -421,6 +423,8 @@ def test_what_is_acknowledged_together_takes_as_few_frames_as_will_do(connect: C
 
 @pytest.mark.parametrize("use", ["receive", "sync", "publish"])
 def test_a_server_that_falls_silent_is_found_dead_after_two_heartbeats(connect: Connect, use: str) -> None:
+    """Row 22."""
+
     def script(peer: Peer) -> None:
         peer.welcome(heartbeat_s=1).read_until(85, 10)
         peer.send(fake.CONFIRM_SELECT_OK)

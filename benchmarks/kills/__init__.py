@@ -1,0 +1,1 @@
+"""What kills cost: the same harm done to fastq and to Celery, and counted by the same checker."""
