@@ -91,9 +91,9 @@ def encode(
         raise EncodingError(f"{what} can't be carried by {serializer.name}: {cause}") from error
     if not isinstance(data, bytes):
         raise EncodingError(f"The serializer {serializer.name} made {type(data).__name__} of {what}, not bytes")
-    if len(data) > max_depth and _may_be_deeper(data, serializer, max_depth) and is_deeper(
-        serializer.loads(data), max_depth
-    ):  # fmt: skip
+    shallow = serializer.is_shallow
+    deep = len(data) > max_depth and shallow and not shallow(data, max_depth)
+    if deep and is_deeper(serializer.loads(data), max_depth):
         raise EncodingError(f"{what} is nested more deeply than {max_depth} levels, the limit of max_depth")
     return data
 
@@ -117,7 +117,8 @@ def decode(data: bytes, content_type: str, accept: Collection[str], max_depth: i
         raise
     except Exception as error:
         raise EncodingError(f"{len(data)} bytes are not valid {serializer.name}: {error}") from error
-    if len(data) > max_depth and _may_be_deeper(data, serializer, max_depth) and is_deeper(value, max_depth):
+    shallow = serializer.is_shallow
+    if len(data) > max_depth and shallow and not shallow(data, max_depth) and is_deeper(value, max_depth):
         raise EncodingError(f"A value is nested more deeply than {max_depth} levels, the limit of max_depth")
     return value
 
@@ -134,27 +135,43 @@ def _accepted(serializer: Serializer, accept: Collection[str]) -> Serializer:
 # -- nesting --------------------------------------------------------------------------------------
 
 
+_NESTS = (list, tuple, dict)
+_MANY = 1_000
+
+
 def is_deeper(value: Any, levels: int) -> bool:
-    """Return whether lists and mappings are in one another beyond so many levels; those that are shared count once."""
+    """Return whether lists and mappings are in one another beyond so many levels."""
     nests = [value] if isinstance(value, _NESTS) else []
     for _ in range(levels):
-        items = (item for each in nests for item in (each.values() if isinstance(each, dict) else each))
-        nests = list({id(item): item for item in items if isinstance(item, _NESTS)}.values())
+        nests = [
+            item for each in nests for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, _NESTS)
+        ]  # fmt: skip
         if not nests:
             return False
+        if len(nests) > _MANY:  # among them may be the same one very often, as in YAML
+            nests = list({id(nest): nest for nest in nests}.values())
     return True
 
 
-_NESTS = (list, tuple, dict)
-
-
-def _may_be_deeper(data: bytes, serializer: Serializer, levels: int) -> bool:
-    return serializer.is_shallow is not None and not serializer.is_shallow(data, levels)
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_WORDS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def _is_shallow_json(data: bytes, levels: int) -> bool:
-    """Count the brackets, those in texts among them: to leave these out takes longer than to look at the value."""
-    return len(data) <= 2 * levels or data.count(b"[") + data.count(b"{") <= levels
+    """Leave out all but brackets that are in no text, and then pairs with nothing in between, level by level."""
+    if len(data) <= 2 * levels or data.count(b"[") + data.count(b"{") <= levels:
+        return True
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = data.translate(_SQUARE, _WORDS).replace(b'""', b"")
+    if b'"' in brackets:
+        brackets = b"".join(brackets.split(b'"')[::2])
+    for _ in range(levels):
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets
 
 
 _NO_MSGPACK_NESTS = bytes(set(range(256)) - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})

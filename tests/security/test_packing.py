@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastq import FastQ
 from fastq.compression import compress, decompress
-from fastq.encoder import decode, encode, is_deeper, serializer_named
+from fastq.encoder import _is_shallow_json, decode, encode, is_deeper, serializer_named
 from fastq.errors import EncodingError, MissingExtra, ProtocolError
 from fastq.failure import Failure
 from fastq.message import CIPHERS, CODINGS, Message, next_attempt
@@ -223,6 +223,10 @@ def test_apply_goes_the_same_way() -> None:
 ALL = ("json", "msgpack", "yaml")
 
 
+def _inner(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["[", '"', "\\", "}"]), inner, max_size=3)
+
+
 def nested(levels: int) -> Any:
     """Return lists and mappings in one another."""
     value: Any = 1
@@ -266,6 +270,13 @@ def test_brackets_in_texts_hide_nothing() -> None:
         deep = ["]", deep, "["]
     with pytest.raises(EncodingError, match="nested more deeply than 100"):
         decode(orjson.dumps(deep), "application/json", ALL)
+
+
+@given(value=st.recursive(st.sampled_from(["[", "]", '"', "\\", '\\"', "{}", "]]", 1, None]), _inner, max_leaves=30))
+def test_whether_a_json_text_is_shallow_is_told_exactly(value: Any) -> None:
+    for levels in range(1, 8):
+        text = orjson.dumps(value)
+        assert _is_shallow_json(text, levels) == (not is_deeper(value, levels) or len(text) <= 2 * levels)
 
 
 def test_what_stands_for_very_much_is_looked_at_once() -> None:
