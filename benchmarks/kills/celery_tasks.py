@@ -29,14 +29,14 @@ def write(word, id):
     os.close(file)
 
 
-@app.task(bind=True)
+@app.task(bind=True, name="kills.nap")
 def nap(self, seconds):
     write("start", self.request.id)
     time.sleep(seconds)
     write("end", self.request.id)
 
 
-@app.task(bind=True)
+@app.task(bind=True, name="kills.pill")
 def pill(self):
     write("start", self.request.id)
     os.kill(os.getpid(), signal.SIGKILL)
