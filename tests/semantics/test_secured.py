@@ -82,6 +82,16 @@ def test_all_that_a_worker_does_goes_on(app: FastQ, start: Start) -> None:
         assert secured.add.apply_async((1, 2), countdown=0.1).get(20) == 3
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_they_go_on_in_the_other_pools(app: FastQ, start: Start, pool: str) -> None:
+    with start(pool=pool):
+        assert secured.second_time_lucky.delay("x" * 1000).get(20) == "x" * 1000
+        assert secured.later.delay([CANARY]).get(20) == [CANARY]
+        with pytest.raises(ValueError, match=CANARY):
+            secured.fail.delay(CANARY).get(20)
+
+
 def test_workflows_go_on(app: FastQ, start: Start) -> None:
     with start():
         assert chain(secured.add.s(1, 1), secured.add.s(2), secured.echo.s()).delay().get(20) == 4
