@@ -129,8 +129,8 @@ class DeadLetters:
         for some in _in_parts(letters):
             self._forget_ends(some)
             expired = [letter for letter in some if self._has_expired(letter)]
-            self._app.broker.publish([letter.message for letter in expired if letter.message])  # with a new signature
-            count += self.drop(expired) if expired else 0
+            if expired:
+                count += self._renew(expired)
             count += self._app.broker.requeue_dead([letter.token for letter in some if letter not in expired])
         return count
 
@@ -196,6 +196,12 @@ class DeadLetters:
             args, kwargs = old_args if args is None else args, old_kwargs if kwargs is None else kwargs
         serializer = serializer_of(message.content_type, self._app.settings.accept)
         return encode([list(args), dict(kwargs)], serializer, f"The call of {message.task}", ("args", "kwargs"))
+
+    def _renew(self, expired: Sequence[Letter]) -> int:
+        """Put letters back with new signatures, as further attempts; return how many."""
+        messages = [letter.message for letter in expired if letter.message is not None]
+        self._app.broker.publish([message._replace(attempt=message.attempt + 1) for message in messages])
+        return self.drop(expired)
 
     def _plain(self, message: Message) -> Message:
         """Return a message with its body as its serializer made it, even if workers refuse it. Raises EncodingError."""
