@@ -16,7 +16,7 @@ from fastq.cli import options
 from fastq.cli.failing import Failing
 from fastq.cli.tables import duration, print_table, printing
 from fastq.worker.exiting import ExitCode
-from fastq.worker.logs import escape
+from fastq.worker.logs import escape_lines
 
 if TYPE_CHECKING:
     from fastq.app import FastQ
@@ -100,7 +100,7 @@ def show_command(
     width = max(map(len, told))
     for key, value in told.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{click.style(f'{key:{width}}', dim=True)}  {escape(text)}")
+        click.echo(f"{click.style(f'{key:{width}}', dim=True)}  {escape_lines(text, ' ' * (width + 2))}")
     return 0
 
 

@@ -173,8 +173,10 @@ class Triage:
         named_at = self._named.get(message.task)
         if named_at is not None and now - named_at < grace:
             return
+        if len(self._named) >= _NAMED:  # names without end: some of them are enough
+            self._named = {name: at for name, at in self._named.items() if now - at < grace}
         if len(self._named) >= _NAMED:
-            self._named.clear()
+            return
         self._named[message.task] = now
         logger.warning(
             "Task %s[%s] is not known here; all of its kind are held for up to %g s", message.task, message.uuid, grace

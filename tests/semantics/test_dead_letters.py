@@ -215,6 +215,20 @@ def test_the_command_lists_shows_edits_requeues_and_drops(app: FastQ, tmp_path: 
 
 
 @pytest.mark.processes
+def test_a_reason_of_many_lines_is_shown_whole_and_listed_by_its_first(app: FastQ, tmp_path: Path) -> None:
+    where = ("--broker", app.settings.broker)
+    result = basic.add.delay(1, 2)
+    give_up(app, "its process was killed\nFatal Python error\n  File \x1b[2J")
+    shown = fastq("dead", "show", result.id, *where, folder=tmp_path).stdout.splitlines()
+    first = next(at for at, line in enumerate(shown) if line.startswith("reason"))
+    assert [line.split()[0] for line in shown[first + 1 : first + 3]] == ["Fatal", "File"]
+    assert all(line.startswith("  ") and line.isprintable() for line in shown[first + 1 : first + 3])
+    listed = fastq("dead", "list", *where, folder=tmp_path).stdout
+    assert "its process was killed" in listed
+    assert "Fatal" not in listed
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -221,6 +221,14 @@ def test_a_flood_of_unknown_tasks_is_named_once_for_each_task(caplog: pytest.Log
     assert len(caplog.records) == 3
 
 
+def test_a_flood_of_names_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    sorter = triage(unknown_task_grace_s=300)
+    for number in range(2_000):
+        completed(b'{"task": "newer.%d"}' % number, sorter)
+
+    assert len(caplog.records) == 1_000
+
+
 def test_what_can_not_be_remembered_of_a_flood_is_held_for_long() -> None:
     sorter = triage(unknown_task_grace_s=300)
     for number in range(10_001):
