@@ -26,9 +26,9 @@ def secret_of(setting: str, name: str, said: str) -> bytes:
     White space around it is left out. Raises ConfigurationError, which does not quote it.
     """
     where, _, place = said.partition(":")
-    if where == "file":
+    if (path := file_of(said)) is not None:
         try:
-            secret = Path(place).read_bytes()
+            secret = path.read_bytes()
         except OSError as error:
             raise ConfigurationError(f"{setting}: the file of the key {name!r} can't be read: {error}") from error
     elif where == "env":
@@ -38,6 +38,12 @@ def secret_of(setting: str, name: str, said: str) -> bytes:
     else:
         secret = said.encode()
     return secret.strip()
+
+
+def file_of(said: str) -> Path | None:
+    """Return the file that has a key's secret, if one has."""
+    where, _, place = said.partition(":")
+    return Path(place) if where == "file" else None
 
 
 def checked_length(setting: str, name: str, secret: bytes) -> bytes:

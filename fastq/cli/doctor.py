@@ -50,7 +50,7 @@ def command(
         results, state = _results(client), _state(client)
         weaknesses = [
             weakness
-            for weakness in (*found.weaknesses, *_clock(found), *_settings(client), *_host())
+            for weakness in (*found.weaknesses, *_clock(found), *_settings(client), *_keys(client), *_host())
             if not any(text.lower() in weakness.what.lower() for text in ignored)
         ]
     if as_json:
@@ -134,6 +134,17 @@ def _settings(client: FastQ) -> Iterator[Weakness]:
             f"dead_letters_max is {settings.dead_letters_max}: a flood of them pushes out the older ones, unseen",
             "leave it out, and let dead letters expire by their age",
         )
+
+
+def _keys(client: FastQ) -> Iterator[Weakness]:
+    """Look at who may read the files of keys."""
+    from fastq.diagnosis import Weakness
+    from fastq.keyring import file_of
+
+    for name, said in (*client.settings.signing_keys, *client.settings.encryption_keys):
+        path = file_of(said)
+        if path is not None and path.is_file() and path.stat().st_mode & 0o077:
+            yield Weakness(f"the file of the key {name!r} is open to others than its owner", f"chmod 600 {path}")
 
 
 def _host() -> Iterator[Weakness]:

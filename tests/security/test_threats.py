@@ -12,7 +12,7 @@ import pytest
 from fastq import FastQ
 from fastq._speedups import new_id
 from fastq.broker import Delivery
-from fastq.cli.doctor import _settings
+from fastq.cli.doctor import _keys, _settings
 from fastq.errors import ConfigurationError, ProtocolError
 from fastq.message import Message, check_queue
 from fastq.pool import TaskInfo
@@ -75,3 +75,14 @@ def test_doctor_warns_of_pickle_unless_all_that_comes_is_signed_and_encrypted() 
         assert ["accept has pickle" in weakness.what for weakness in _settings(app)] == [True]
         app.settings = replace(app.settings, require_encrypted=True)
         assert list(_settings(app)) == []
+
+
+def test_doctor_warns_of_a_key_that_others_can_read(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("x" * 32)
+    with FastQ(broker="memory://", signing_keys={"k1": f"file:{file}", "k2": "y" * 32}) as app:
+        file.chmod(0o640)
+        (weakness,) = _keys(app)
+        assert weakness == ("the file of the key 'k1' is open to others than its owner", f"chmod 600 {file}")
+        file.chmod(0o600)
+        assert list(_keys(app)) == []
