@@ -1,7 +1,7 @@
 """The AMQP link on a RabbitMQ of this machine: both bodies, and the field's clients beside them.
 
-Messages are persistent, have 200 bytes, and go through one durable queue, published and consumed by one process. The
-rates are mostly the server's, so the processor time that the client takes for a message is told beside them.
+Messages are persistent, have 200 bytes, and go through one queue of each type, published and consumed by one process.
+The rates are mostly the server's, so the processor time that the client takes for a message is told beside them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastq._speedups.amqp_link import Link
 from fastq._speedups.amqp_values import Outgoing, Properties
 
 RUNS, COUNT, ONE_BY_ONE, BATCH = 5, 10_000, 500, 1000
-QUEUE = "fastq-benchmark"
+QUEUES = {"classic": "fastq-benchmark", "quorum": "fastq-benchmark-quorum"}
 BODY = bytes(200)
 
 Taken = tuple[float, float]  # thousands of messages a second, µs of the client's processor time a message
@@ -31,28 +31,35 @@ def main() -> None:
     except ConnectionError as error:
         print(f"There is no RabbitMQ on 127.0.0.1:5672, so AMQP is left out: {error}")
         return
-    server.declare_queue(QUEUE)
-    peers = [("pika", pika_rates), ("py-amqp", py_amqp_rates)]
-    rates: Rates = {}
-    for _ in range(RUNS):
-        for body, connect in links():
-            taken(rates, f"fastq, {body}", partial(link_rates, connect), server)
-        for name, measure in peers:
-            taken(rates, name, measure, server)
-    server.delete_queue(QUEUE)
+    for kind, queue in QUEUES.items():
+        server.declare_queue(queue, arguments={"x-queue-type": kind})
+        rates: Rates = {}
+        for _ in range(RUNS):
+            for body, connect in links():
+                taken(rates, f"fastq, {body}", partial(link_rates, connect), queue, server)
+            for name, measure in (("pika", pika_rates), ("py-amqp", py_amqp_rates)):
+                taken(rates, name, measure, queue, server)
+        server.delete_queue(queue)
+        tell(kind, rates)
     server.close()
+
+
+def tell(kind: str, rates: Rates) -> None:
     for what, by_name in rates.items():
-        show(f"RabbitMQ: {what}", [Figure(name, "k/s", [rate for rate, _ in found]) for name, found in by_name.items()])
         show(
-            f"Client's processor time, {what}",
+            f"RabbitMQ, {kind} queue: {what}",
+            [Figure(name, "k/s", [rate for rate, _ in found]) for name, found in by_name.items()],
+        )
+        show(
+            f"Client's processor time, {kind} queue: {what}",
             [Figure(name, "µs", [us for _, us in found]) for name, found in by_name.items()],
         )
 
 
-def taken(rates: Rates, name: str, measure: Callable[[], dict[str, Taken]], server: Link) -> None:
-    server.purge_queue(QUEUE)
+def taken(rates: Rates, name: str, measure: Callable[[str], dict[str, Taken]], queue: str, server: Link) -> None:
+    server.purge_queue(queue)
     try:
-        found = measure()
+        found = measure(queue)
     except ImportError as error:
         print(f"{name} is left out: {error}")
         return
@@ -78,10 +85,10 @@ def timed(count: int, do: Callable[[], object]) -> Taken:
 # -- ours -------------------------------------------------------------------------------------------
 
 
-def link_rates(connect: Callable[..., Link]) -> dict[str, Taken]:
+def link_rates(connect: Callable[..., Link], queue: str) -> dict[str, Taken]:
     link = connect()
     properties = Properties(delivery_mode=2)
-    batch = [Outgoing("", QUEUE, BODY, properties)] * BATCH
+    batch = [Outgoing("", queue, BODY, properties)] * BATCH
 
     def publish() -> None:
         for _ in range(COUNT // BATCH):
@@ -94,12 +101,12 @@ def link_rates(connect: Callable[..., Link]) -> dict[str, Taken]:
     def send() -> None:
         for _ in range(COUNT // BATCH):
             link.send(batch)
-        link.declare_queue(QUEUE, passive=True)
+        link.declare_queue(queue, passive=True)
 
     def consume(most: int) -> None:
         left = most
         link.qos(1000)
-        tag = link.consume(QUEUE)
+        tag = link.consume(queue)
         while left > 0:
             messages = link.receive(min(left, 500))
             link.ack_all([message.delivery_tag for message in messages])
@@ -120,7 +127,7 @@ def link_rates(connect: Callable[..., Link]) -> dict[str, Taken]:
 # -- theirs -----------------------------------------------------------------------------------------
 
 
-def pika_rates() -> dict[str, Taken]:
+def pika_rates(queue: str) -> dict[str, Taken]:
     import pika  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1"))
@@ -129,12 +136,12 @@ def pika_rates() -> dict[str, Taken]:
 
     def publish(count: int) -> None:
         for _ in range(count):
-            channel.basic_publish("", QUEUE, BODY, properties)
-        channel.queue_declare(QUEUE, passive=True)  # so that the server has them all
+            channel.basic_publish("", queue, BODY, properties)
+        channel.queue_declare(queue, passive=True)  # so that the server has them all
 
     def consume() -> None:
         channel.basic_qos(prefetch_count=1000)
-        for number, (method, _, _) in enumerate(channel.consume(QUEUE), 1):
+        for number, (method, _, _) in enumerate(channel.consume(queue), 1):
             channel.basic_ack(method.delivery_tag)
             if number == COUNT:
                 break
@@ -150,7 +157,7 @@ def pika_rates() -> dict[str, Taken]:
     return found
 
 
-def py_amqp_rates() -> dict[str, Taken]:
+def py_amqp_rates(queue: str) -> dict[str, Taken]:
     import amqp
 
     connection: Any = amqp.Connection("127.0.0.1:5672")
@@ -160,8 +167,8 @@ def py_amqp_rates() -> dict[str, Taken]:
 
     def publish(count: int, how: Callable[..., object]) -> None:
         for _ in range(count):
-            how(amqp.Message(BODY, delivery_mode=2), routing_key=QUEUE)
-        channel.queue_declare(QUEUE, passive=True)
+            how(amqp.Message(BODY, delivery_mode=2), routing_key=queue)
+        channel.queue_declare(queue, passive=True)
 
     def heard(message: Any) -> None:
         nonlocal left
@@ -170,7 +177,7 @@ def py_amqp_rates() -> dict[str, Taken]:
 
     def consume() -> None:
         channel.basic_qos(0, 1000, False)
-        channel.basic_consume(QUEUE, callback=heard)
+        channel.basic_consume(queue, callback=heard)
         while left:
             connection.drain_events()
 
