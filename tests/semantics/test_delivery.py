@@ -26,7 +26,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture
 def host(app: FastQ, ledger: Ledger, tmp_path: Path) -> Iterator[Host]:
-    host = Host(app.settings.broker, ledger, tmp_path / "log", lease_s=0.6)
+    host = Host(app.settings.broker, ledger, tmp_path / "log", lease_s=1.5)
     yield host
     host.stop()
 
@@ -55,7 +55,7 @@ def test_a_task_that_outlasts_its_lease_many_times_runs_once(app: FastQ, host: H
     for _ in range(2):
         host.start_worker()
     eventually(lambda: len(app.broker.workers()) == 2)
-    result = basic.noted.delay(3)
+    result = basic.noted.delay(5)
     result.get(30)
     assert ledger.starts() == {result.id: 1}
 
@@ -68,7 +68,7 @@ def test_a_late_task_whose_worker_is_killed_runs_again_when_the_lease_is_over(
     eventually(ledger.starts)
     worker.kill()
     host.start_worker()
-    eventually(lambda: ledger.starts()[result.id] == 2)
+    eventually(lambda: ledger.starts()[result.id] >= 2)
     (tmp_path / "gate").touch()
     assert result.get(20) == str(tmp_path / "gate")
     assert app.broker.depth("default") == 0

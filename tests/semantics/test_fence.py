@@ -83,19 +83,19 @@ def test_a_letter_that_was_edited_has_a_higher_fence(app: FastQ, start: Start, p
 @pytest.mark.processes
 def test_a_worker_that_slept_past_its_lease_has_the_lower_fence(app: FastQ, path: Path, tmp_path: Path) -> None:
     log, gate = tmp_path / "log", tmp_path / "gate"
-    host = Host(app.settings.broker, Ledger(tmp_path / "ledger"), log, lease_s=0.6, app=f"{APP}:app")
+    host = Host(app.settings.broker, Ledger(tmp_path / "ledger"), log, lease_s=1.5, app=f"{APP}:app")
     try:
         sleeper = host.start_worker()
         result = fenced.slow.delay(str(path), str(gate))
         eventually(lambda: len(fences(path)) == 1)
         sleeper.send_signal(signal.SIGSTOP)
         host.start_worker()
-        eventually(lambda: len(fences(path)) == 2)
+        eventually(lambda: len(fences(path)) >= 2)
         gate.touch()
-        assert result.get(20) == fences(path)[1]
+        assert result.get(20) in fences(path)[1:]
         sleeper.send_signal(signal.SIGCONT)
-        eventually(lambda: "lease of 0.6 s was lost" in log.read_text())
-        assert result.get(1) == fences(path)[1]
+        eventually(lambda: "lease of 1.5 s was lost" in log.read_text())
+        assert app.result(result.id).get(1) in fences(path)[1:]
     finally:
         sleeper.send_signal(signal.SIGCONT)
         host.stop()
