@@ -104,11 +104,14 @@ def serve(post: Post) -> None:
 
 
 def end(seat: Seat, ticket: int, frame: bytes, outcome: bytes) -> None:
-    """Send back the frame of what a message came to or, if there is no room for so much, of a failure that says so."""
+    """Send back the frame of what a message came to or, if there is no room for so much, of a failure that says so.
+
+    Raises EOFError when the pool is gone.
+    """
     try:
         seat.end(ticket, outcome)
-    except BrokenPipeError:  # the pool is gone
-        raise
+    except BrokenPipeError as error:
+        raise EOFError("the pool is gone") from error
     except OSError as error:
         message = Message.decode(frame)
         what = f"What {message.task}[{message.uuid}] came to has {len(outcome)} bytes, for which there is no room"
