@@ -89,6 +89,7 @@ class Worker:
             broker=broker, queues=turns(queues, settings.shares), settings=settings, fail=self._fail
         )
         self._manager = manager or ServiceManager()
+        self._leaving = leaving
         self._wishes = Wishes(leaving=leaving, on_stacks=self._log_stacks)
         self._stacks_at = 0.0
         self._settler = Settler(
@@ -140,7 +141,7 @@ class Worker:
         """Work until told to stop. Raises what broke the worker, if something did.
 
         `overdue` is called from another thread, with the exit status that is right then, if stopping takes longer than
-        the grace period and 5 seconds, as it may when the broker hangs.
+        the grace period and 5 seconds, as it may when the broker hangs, or if a process that is leaving is still there.
         """
         with self._wishes:
             try:
@@ -153,15 +154,16 @@ class Worker:
                 logger.info("Stopping: what runs may end within %g s, the rest goes back", self._settings.grace_s)
             grace_s = 0.0 if wish >= Wish.NOW else self._settings.grace_s
             self._manager.stopping("Stopping", grace_s + _CLEANUP_S + 1)
-            status = ExitCode.STUCK if isinstance(self._failure, WorkerStuck) else ExitCode.UNFINISHED
-            last_resort = threading.Timer(grace_s + _CLEANUP_S + 0.5, overdue, (status,))
-            last_resort.daemon = True
-            last_resort.start()
+            end = time.monotonic() + grace_s + _CLEANUP_S + 0.5
+            last_resort = _call_at(end, overdue, self._status(finished=False))
             finished = self._wind_down(grace_s)
             last_resort.cancel()
+        if self._leaving:  # connections may still have to be closed
+            soon = time.monotonic() + 0.5
+            _call_at(max(soon, min(end, soon + _CLEANUP_S)), overdue, self._status(finished=finished))
         if self._failure is not None:
             raise self._failure
-        return ExitCode.OK if finished else ExitCode.UNFINISHED
+        return self._status(finished=finished)
 
     def start(self) -> None:
         """Start the children and the loops."""
@@ -248,6 +250,11 @@ class Worker:
                 return False
         return True
 
+    def _status(self, *, finished: bool) -> ExitCode:
+        if self._failure is not None:
+            return ExitCode.STUCK if isinstance(self._failure, WorkerStuck) else ExitCode.FAILED
+        return ExitCode.OK if finished else ExitCode.UNFINISHED
+
     def _hand_back_unstarted(self) -> None:
         self._dispatcher.hand_back(self._dispatcher.withdraw())
 
@@ -288,6 +295,14 @@ class Worker:
         logger.critical("The worker can't go on: %s", error)
         self._failure = self._failure or error
         self._wishes.send(Wish.FAILED)
+
+
+def _call_at(when: float, function: Callable[[ExitCode], None], status: ExitCode) -> threading.Timer:
+    """Have a function called, unless the process has ended by then; `when` is on `time.monotonic`."""
+    timer = threading.Timer(when - time.monotonic(), function, (status,))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _checked_name(name: str) -> str:
