@@ -7,7 +7,7 @@ import mmap
 MOST_PROCESSES = 8192
 
 #: What a child is asked, at its number in `asked`: nothing yet, 0; to leave; or, with a number above READY, to say that
-#: it is there, by the same number in `answered`. READY stands there once it takes messages.
+#: it is there, by the same number in `answered`. READY stands there once it takes messages, 0 before and afterwards.
 LEAVE = READY = 1
 
 

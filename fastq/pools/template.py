@@ -225,6 +225,7 @@ class Template:
             self._app.lifecycle.begin_child()
             self._page.answered[post.number] = READY
             child.SERVES[order["serves"]](post)
+            self._page.answered[post.number] = 0
             self._app.lifecycle.end_child()
             status = 0
         except BaseException:
