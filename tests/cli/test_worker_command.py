@@ -264,8 +264,18 @@ def test_a_worker_that_drains_stops_by_itself_when_nothing_is_due(folder):
     assert queued(folder)["default"].delayed == 1
 
 
-# -- looking into it --------------------------------------------------------------------------------
+def test_a_worker_of_which_a_part_hangs_says_where_and_ends_with_6(folder):
+    hang = {"FASTQ_WATCHDOG_S": "0.5", "FASTQ_FAILPOINTS": "P10=sleep(600):parent"}
+    with worker(folder=folder, settings=hang) as started:
+        send(folder, "shop.add", 1)
+        assert started.process.wait(60) == 6
+        log = started.log
+    assert "The worker may be stuck: a turn of the settler does not end" in log
+    assert "failpoints.py" in log  # where it hangs
+    assert queued(folder)["default"].ready == 1
 
+
+# -- looking into it --------------------------------------------------------------------------------
 
 def test_a_worker_that_gets_sigusr1_logs_where_all_its_threads_are_and_works_on(folder):
     with worker("-n", "bakery", folder=folder) as started:

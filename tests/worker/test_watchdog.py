@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from fastq import FastQ
-from fastq.backends.memory import MemoryBackend
 from fastq.broker import Delivery
 from fastq.brokers.memory import MemoryBroker, MemorySubscription
 from fastq.cli.failing import status_of
 from fastq.errors import WorkerStuck
-from fastq.outcome import Outcome
 from fastq.settings import Settings
 from fastq.testing.workers import RunningWorker, running_worker
 from fastq.worker.exiting import ExitCode
@@ -130,18 +128,6 @@ class HangingBroker(MemoryBroker):
         return HangingSubscription(self, queues, lease_s, about)
 
 
-class HangingBackend(MemoryBackend):
-    """A memory backend that does not return from `store` before it is released."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, expires_s=60)
-        self.released = threading.Event()
-
-    def store(self, outcomes: Sequence[Outcome]) -> None:
-        self.released.wait()
-        super().store(outcomes)
-
-
 @pytest.fixture
 def app() -> Iterator[FastQ]:
     app = outages.app
@@ -188,16 +174,6 @@ def test_a_worker_that_a_new_lease_does_not_help_ends_with_an_error(broker: Hang
         eventually(lambda: running.exit is not None)
     assert broker.depth("default") == 1  # for others
     assert status_of(WorkerStuck("so it says")) is ExitCode.STUCK
-
-
-def test_a_settler_that_hangs_ends_its_worker_too(app: FastQ, start: Start) -> None:
-    app._backend = backend = HangingBackend(f"memory://{uuid.uuid4().hex}")
-    try:
-        with pytest.raises(WorkerStuck, match="a turn of the settler does not end"), start() as running:
-            outages.add.delay(1, 2)
-            eventually(lambda: running.exit is not None)
-    finally:
-        backend.released.set()
 
 
 def test_a_paused_queue_is_no_hang(
