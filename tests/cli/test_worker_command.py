@@ -277,6 +277,7 @@ def test_a_worker_of_which_a_part_hangs_says_where_and_ends_with_6(folder):
 
 # -- looking into it --------------------------------------------------------------------------------
 
+
 def test_a_worker_that_gets_sigusr1_logs_where_all_its_threads_are_and_works_on(folder):
     with worker("-n", "bakery", folder=folder) as started:
         send(folder, "shop.nap", 60)
