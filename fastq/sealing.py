@@ -83,13 +83,14 @@ class Seals:
 
     `keys` are by name: the first that can sign does, and all verify. What is not sealed is opened unless seals are
     `required`. Messages' seals last for `lasts_s` seconds from when they are due. `may_call` has, by key, the patterns
-    of the tasks that may be called with it; with a key that is not there, all may.
+    of the tasks that may be called with it; with a key that is not there, all may. `active` says if there are keys.
     """
 
     def __init__(
         self, keys: Mapping[str, Key], *, required: bool = False, lasts_s: float = 0.0,
         may_call: Mapping[str, Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
+        self.active = bool(keys)
         self._keys = dict(keys)
         self._required = required
         self._lasts_us = round(lasts_s * 1e6)
@@ -112,11 +113,6 @@ class Seals:
             {name: key_of(name, said) for name, said in settings.signing_keys}, required=settings.require_signed,
             lasts_s=settings.signature_expires_s, may_call=may_call,
         )  # fmt: skip
-
-    @property
-    def active(self) -> bool:
-        """Whether there are keys."""
-        return bool(self._keys)
 
     # -- sealing ---------------------------------------------------------------------------------
 

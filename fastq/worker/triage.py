@@ -16,7 +16,6 @@ from fastq.errors import (
     DeadLettered,
     FastQError,
     ProtocolError,
-    SealBroken,
     StateUnavailable,
     TaskLost,
     TaskRevoked,
@@ -105,6 +104,8 @@ class Triage:
         try:
             if self._seals.active:
                 inner, is_old = self._opened(delivery)
+                if self.replays.has(delivery.frame):
+                    return _ended_before(delivery)
             message = Message.decode(inner)
             frame = binary(inner, message)
         except ProtocolError as error:
@@ -137,8 +138,6 @@ class Triage:
         """Return the call in a seal, and whether it is too old. Raises ProtocolError for what is not to be trusted."""
         opened = self._seals.open(delivery.frame, of_queue(delivery.queue))
         self._seals.check_call(opened, Message.decode(opened.inner), delivery.queue)
-        if self.replays.has(delivery.frame):
-            raise SealBroken("it has ended here before: a copy of a signed message is not run again")
         return opened.inner, opened.expired
 
     def _without_state(self) -> str:
@@ -197,6 +196,14 @@ def dead(delivery: Delivery, message: Message | None, reason: str) -> Completed:
     logger.error("%s goes to the dead letters: %s", name, reason.partition("\n")[0])
     outcome = failed(message, DeadLettered(f"{name} went to the dead letters: {reason}")) if message else None
     return Completed(Decision(delivery, Action.DEAD, reason=reason), outcome, awaited(message) if message else None)
+
+
+def _ended_before(delivery: Delivery) -> Completed:
+    """End a signed message that has ended here: its acknowledgement was lost, if it comes again, or it is a copy."""
+    if delivery.fence > 1:
+        logger.warning("A message in %r was delivered once more after its end, and is not run again", delivery.queue)
+        return Completed(Decision(delivery), None)
+    return dead(delivery, None, "it has ended here before: a copy of a signed message is not run again")
 
 
 def revoked(delivery: Delivery, message: Message) -> Completed:

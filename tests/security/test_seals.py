@@ -281,6 +281,10 @@ def test_a_message_that_has_ended_here_does_not_run_again_and_one_that_comes_aga
     assert isinstance(sorted_out(sorter, frame, fence=2), Flight)
     sorter.replays.ended([frame])
     assert "a copy of a signed message is not run again" in reason(sorted_out(sorter, frame))
+    again = sorted_out(sorter, frame, fence=2)  # its acknowledgement was lost with a connection
+    assert isinstance(again, Completed)
+    assert again.decision is not None
+    assert (again.decision.action, again.outcome) == (Action.ACK, None)
     assert isinstance(sorted_out(sorter, other), Flight)
 
 

@@ -93,11 +93,11 @@ def test_they_go_on_in_the_other_pools(app: FastQ, start: Start, pool: str) -> N
 
 
 def test_workflows_go_on(app: FastQ, start: Start) -> None:
+    expired = chain(secured.add.s(1).set(expires=0.001), secured.add.s(2)).delay()
     with start():
         assert chain(secured.add.s(1, 1), secured.add.s(2), secured.echo.s()).delay().get(20) == 4
         both = group(secured.add.s(n, n) for n in range(3)) | secured.echo.s()
         assert both.delay().get(20) == [0, 2, 4]
-        expired = chain(secured.add.s(1).set(expires=0.001), secured.add.s(2)).delay()
         with pytest.raises(TaskRevoked, match="expired before it could start"):
             expired.get(20)
         told = secured.describe.s().set(task_id=str(uuid.uuid4()))
