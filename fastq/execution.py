@@ -236,7 +236,10 @@ def run_here(task: Task[..., R], call: Call) -> AsyncResult[R]:
     packing = settings.packing
     message = Message.decode(packing.packed(call.message(settings)).encode())
     while True:
-        outcome = Outcome.decode(packing.packed_outcome(execute(task.app, message)).encode())
+        outcome = execute(task.app, message)
+        if outcome.state is State.INTERRUPTED:  # it is for the task that runs this one
+            raise Interrupted("The worker stops")
+        outcome = Outcome.decode(packing.packed_outcome(outcome).encode())
         if outcome.state is not State.RETRY:
             break
         message = next_attempt(message, 0)

@@ -52,6 +52,11 @@ def leave_at_once(folder: str) -> str:
     return save.run(folder)
 
 
+@app.task(interruptible=True)
+def save_within(folder: str) -> str:
+    return str(save.apply((folder,)).get())
+
+
 @app.task(interruptible=True, soft_time_limit=500)
 def end_well(folder: str) -> str:
     begin(folder)

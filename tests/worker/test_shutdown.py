@@ -96,6 +96,15 @@ def test_an_interruption_is_no_failure_that_is_tried_again(app: FastQ, start: St
     assert (queue(app).ready, queue(app).delayed) == (1, 0)
 
 
+def test_a_task_that_runs_another_within_itself_is_interrupted_as_a_whole(
+    app: FastQ, start: Start, tmp_path: Path
+) -> None:
+    result = run_until_stopped(start, interruptible.save_within, tmp_path)
+    assert result.state is State.PENDING
+    with start():
+        assert result.get(20) == "went on, attempt 1"
+
+
 def test_a_task_may_end_well_when_it_is_interrupted(start: Start, tmp_path: Path) -> None:
     assert run_until_stopped(start, interruptible.end_well, tmp_path).get(1) == "ended well"
 
