@@ -104,6 +104,7 @@ class RabbitServer:
         """Make its files; with `management`, so that it has the plugin of that name, and tells it soon what happens."""
         self.folder = folder
         self.port = free_port()
+        self.name = f"fastq{self.port}@localhost"
         self.management_port = free_port() if management else 0
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,9 @@ class RabbitServer:
             lines += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self.management_port}"]
             lines += ["collect_statistics_interval = 200"]
         (folder / "rabbitmq.conf").write_text("\n".join([*lines, ""]))
+        cookie = folder / ".erlang.cookie"  # nodes and tools that know the same may talk
+        cookie.write_text("fastq-tests")
+        cookie.chmod(0o400)
         (folder / "env.conf").write_text("")
         (folder / "plugins").write_text("[rabbitmq_management]." if management else "[].")
         self.environment = {
@@ -123,7 +127,7 @@ class RabbitServer:
             "HOME": str(folder),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_NODENAME": f"fastq{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
@@ -140,6 +144,15 @@ class RabbitServer:
     @property
     def runs(self) -> bool:
         return self._process is not None
+
+    def join(self, *nodes: RabbitServer) -> None:
+        """Make one cluster of this node and others, when they are started for the first time."""
+        lines = ["cluster_formation.peer_discovery_backend = classic_config"]
+        for number, node in enumerate([self, *nodes], 1):
+            lines.append(f"cluster_formation.classic_config.nodes.{number} = {node.name}")
+        for node in (self, *nodes):
+            with (node.folder / "rabbitmq.conf").open("a") as config:
+                config.write("\n".join([*lines, ""]))
 
     def start(self) -> RabbitServer:
         with (self.folder / "out").open("ab") as out:

@@ -39,17 +39,23 @@ class Publisher:
         Raises PublishUnknown if they may or may not have arrived, or a part of them has; whatever else is raised,
         they have not: BrokerUnavailable, BrokerFull, BrokerError.
         """
-        while True:
-            try:
-                with self._line.link() as link:
-                    if self._was_blocked:
-                        self._prove_unblocked(link)
-                    return self._publish(link, parcels)
-            except Unconfirmed as error:
-                raise self._not_published(error) from error
-            except ERRORS as error:  # nothing was published yet
-                if self._line.is_fresh or isinstance(error, AmqpError):
-                    raise BrokerUnavailable(explain(self._url, error)) from error
+        failed = self._publish(parcels)
+        if not failed:
+            return
+        # A queue that was deleted since it was declared is declared anew, once. Not at once: of a quorum queue that is
+        # there again within some 20 ms, RabbitMQ would not tell the consumers, who would get nothing any more.
+        time.sleep(_BEFORE_ANEW_S)
+        again = [parcels[index] for index, _ in failed]
+        for parcel in again:
+            self._topology.forget(parcel.queue)
+        try:
+            failed = self._publish(again)
+        except BrokerError as error:
+            if len(again) == len(parcels):
+                raise
+            raise self._refused(len(parcels), len(parcels) - len(again), str(error)) from error
+        if failed:
+            raise self._refused(len(parcels), len(parcels) - len(failed), failed[0][1])
 
     def close(self) -> None:
         """Close the connection; the next publish opens another."""
@@ -57,24 +63,22 @@ class Publisher:
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def _publish(self, link: Link, parcels: Sequence[Parcel]) -> None:
-        failed = link.publish([self._outgoing(link, parcel) for parcel in parcels])
-        if not failed:
-            return
-        # A queue that was deleted since it was declared is declared anew, once. Not at once: of a quorum queue that is
-        # there again within some 20 ms, RabbitMQ would not tell the consumers, who would get nothing any more.
-        time.sleep(_BEFORE_ANEW_S)
-        for index, _ in failed:
-            self._topology.forget(parcels[index].queue)
-        try:
-            again = [parcels[index] for index, _ in failed]
-            failed = link.publish([self._outgoing(link, parcel) for parcel in again])
-        except Unconfirmed:
-            raise
-        except ERRORS as error:
-            raise self._refused(len(parcels), len(parcels) - len(again), explain(self._url, error)) from error
-        if failed:
-            raise self._refused(len(parcels), len(parcels) - len(failed), failed[0][1])
+    def _publish(self, parcels: Sequence[Parcel]) -> list[tuple[int, str]]:
+        """Publish, and return (index, reason) of what was not taken."""
+        while True:
+            try:
+                with self._line.link() as link:
+                    if self._was_blocked:
+                        self._prove_unblocked(link)
+                    failed = link.publish([self._outgoing(link, parcel) for parcel in parcels])
+                    if failed:  # RabbitMQ 3.10 may refuse what comes over a channel from before a queue's leader died
+                        link.close()
+                    return failed
+            except Unconfirmed as error:
+                raise self._not_published(error) from error
+            except ERRORS as error:  # nothing was published yet
+                if self._line.is_fresh or isinstance(error, AmqpError):
+                    raise BrokerUnavailable(explain(self._url, error)) from error
 
     def _outgoing(self, link: Link, parcel: Parcel) -> Outgoing:
         queue, frame, properties, due, place = parcel

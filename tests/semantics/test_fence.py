@@ -63,6 +63,7 @@ def test_a_run_after_a_crash_and_one_after_the_dead_letters_have_higher_fences(
         assert len(fences(path)) == 2
         (tmp_path / "antidote").touch()
         dead = DeadLetters(app)
+        eventually(dead.find)  # the end is told before the letter is there, where results are kept elsewhere
         assert dead.requeue(dead.find()) == 1
         assert app.result(result.id).get(20) == fences(path)[2]
 
@@ -74,6 +75,7 @@ def test_a_letter_that_was_edited_has_a_higher_fence(app: FastQ, start: Start, p
         with pytest.raises(DeadLettered):
             result.get(20)
         dead = DeadLetters(app)
+        eventually(dead.find)
         (letter,) = dead.find()
         dead.edit(letter, args=[str(path), str(path)])
         assert app.result(result.id).get(20) == fences(path)[1]
