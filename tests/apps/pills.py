@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,8 +21,9 @@ def note(word: str) -> None:
 
 
 @app.task
-def fine() -> int:
+def fine(seconds: float = 0.0) -> int:
     note("start")
+    time.sleep(seconds)
     note("end")
     return os.getpid()
 
