@@ -248,6 +248,7 @@ def test_a_child_that_shrinks_the_shared_memory_is_refused(crew: CrewMaker) -> N
 
 def test_a_fork_of_a_child_can_not_speak(crew: CrewMaker) -> None:
     """Row 11."""
+
     def run(seat: Any) -> None:
         ticket, _ = seat.get()
         pid = os.fork()
