@@ -22,6 +22,7 @@ class Host:
         self.prefix: list[str] = []  # of the command that starts a worker
         self.options: dict[str, str] = {}  # more of its environment
         self.grace_s = 30.0
+        self.children = 2
         self.ledger = ledger
         self._environment = {**os.environ, "TEST_BROKER": url, "LEDGER": str(ledger.path)}
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -36,7 +37,7 @@ class Host:
             "-A",
             self.app,
             "-c",
-            "2",
+            str(self.children),
             "--lease",
             str(self.lease_s),
             "--grace",
