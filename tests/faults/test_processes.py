@@ -25,7 +25,6 @@ from fastq.testing.faults import Audit, Ledger, Verdict, children_of, family, ju
 from fastq.testing.faults.audit import descriptors, resident_mb
 from fastq.testing.workers import RunningWorker, running_worker
 from tests.apps import pills
-from tests.conftest import require_service
 from tests.hosts import ROOT, Host
 from tests.ledger import alive, eventually
 
@@ -219,9 +218,9 @@ def test_children_that_come_and_go_leave_no_zombies(start: Start) -> None:
 
 def test_as_the_first_process_of_a_container_a_worker_leaves_no_zombies(app: FastQ, host: Host) -> None:
     """Row 16: processes whose parents have died become children of the first one, which has to ask how they ended."""
-    unshare = shutil.which("unshare")
-    require_service("unshare", lambda: subprocess.run([str(unshare), "-p", "-f", "true"], check=True))
-    host.prefix = [str(unshare), "--pid", "--fork", "--mount-proc", "--kill-child"]
+    host.prefix = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*host.prefix, "true"], capture_output=True).returncode:
+        pytest.skip("processes of this user can't have a space of their own here")
     worker = host.start_worker()
     audit = Audit()
     assert [pills.start_daemon.delay().get(30) for _ in range(20)] == [None] * 20
