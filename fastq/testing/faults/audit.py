@@ -91,7 +91,8 @@ class Audit:
 
     def left(self, *expected: str) -> list[str]:
         """Return what is left, in words; `expected` are names of files that may be there."""
-        found = [f"process {it.pid} ({it.state})" for it in processes() if self._is_ours(it)]
+        ours = [it for it in processes() if self._is_ours(it)]
+        found = [f"process {it.pid} ({it.state})" for it in ours if it.state != "Z" or it.parent != 1]  # init's to reap
         found += [f"shared memory {name}" for name in _names(_SHARED) - self._shared]
         found += [f"file {name}" for name in _names(self.folder) - self._files - set(expected)]
         return found
