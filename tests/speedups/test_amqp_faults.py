@@ -421,7 +421,7 @@ def test_what_is_acknowledged_together_takes_as_few_frames_as_will_do(connect: C
     assert seen == [(2, False), (3, False), (1, False), (6, True), (8, False)]
 
 
-@pytest.mark.parametrize("use", ["receive", "sync", "publish"])
+@pytest.mark.parametrize("use", ["receive", *(pytest.param(it, marks=pytest.mark.soak) for it in ("sync", "publish"))])
 def test_a_server_that_falls_silent_is_found_dead_after_two_heartbeats(connect: Connect, use: str) -> None:
     """Row 22."""
 
