@@ -196,6 +196,9 @@ class Serving(BrokerCase):
         other.serve(queues)
         clock.advance(self.lease_s + 0.05)
         other.renew()
+        give_up = time.monotonic() + SOON_S  # a server may notice by itself, and take its time
+        while broker.depth("a") != 1 and time.monotonic() < give_up:
+            time.sleep(0.01)
         assert broker.depth("a") == 1
 
     # -- turns -------------------------------------------------------------------------------------
