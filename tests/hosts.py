@@ -3,8 +3,13 @@
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from fastq import FastQ
+from fastq.settings import Settings
 from tests.ledger import Ledger, alive, children_of, eventually
 
 ROOT = Path(__file__).parents[1]
@@ -63,3 +68,15 @@ class Host:
             worker.wait(40)
         eventually(lambda: not any(map(alive, ours)), 5)
         return [pid for pid in ours if alive(pid)]
+
+
+@contextmanager
+def in_memory(app: FastQ) -> Iterator[FastQ]:
+    """Give an app of the tests a broker in memory that nobody else has."""
+    before = app.settings
+    app.settings = Settings.load({"broker": f"memory://{uuid.uuid4().hex}"})
+    try:
+        yield app
+    finally:
+        app.close()
+        app.settings = before

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -19,9 +18,9 @@ from fastq.errors import DeadLettered
 from fastq.pools.page import LEAVE, READY
 from fastq.pools.stacks import is_stopped, stacks_of
 from fastq.pools.template import Template
-from fastq.settings import Settings
 from fastq.testing.workers import RunningWorker, running_worker
 from tests.apps import silent
+from tests.hosts import in_memory
 from tests.ledger import alive, eventually
 
 ROOT = str(Path(__file__).parents[2])
@@ -30,12 +29,8 @@ Start = Callable[..., AbstractContextManager[RunningWorker]]
 
 @pytest.fixture
 def app() -> Iterator[FastQ]:
-    app = silent.app
-    before = app.settings
-    app.settings = Settings.load({"broker": f"memory://{uuid.uuid4().hex}"})
-    yield app
-    app.close()
-    app.settings = before
+    with in_memory(silent.app) as app:
+        yield app
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ from fastq.errors import (
 )
 from fastq.message import Message
 from fastq.outcome import Outcome
-from fastq.settings import Settings
 from fastq.states.memory import MemoryState
 from fastq.testing.workers import RunningWorker, running_worker
 from fastq.unique import LATEST
 from tests.apps import outages
+from tests.hosts import in_memory
 from tests.ledger import eventually
 
 ROOT = str(Path(__file__).parents[2])
@@ -116,12 +116,8 @@ class FaultyState(MemoryState):
 
 @pytest.fixture
 def app() -> Iterator[FastQ]:
-    app = outages.app
-    before = app.settings
-    app.settings = Settings.load({"broker": f"memory://{uuid.uuid4().hex}"})
-    yield app
-    app.close()
-    app.settings = before
+    with in_memory(outages.app) as app:
+        yield app
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from fastq.broker import QueueInfo
 from fastq.ending import Ending
 from fastq.errors import ConfigurationError, Interrupted, SoftTimeLimitExceeded
 from fastq.pools.soft_limits import Alarm, Watch
-from fastq.settings import Settings
 from fastq.task import Task
 from fastq.testing.faults.proxy import Proxy
 from fastq.testing.workers import RunningWorker, running_worker
@@ -25,6 +24,7 @@ from fastq.worker.exiting import ExitCode
 from tests.apps import interruptible
 from tests.cli.terminal import command, environment
 from tests.conftest import require_service
+from tests.hosts import in_memory
 from tests.ledger import eventually
 from tests.rabbit_server import PORT, has_rabbit, rabbitmqctl, url_of
 
@@ -36,12 +36,8 @@ LONG_S = 60.0  # a grace period that no test waits for
 
 @pytest.fixture
 def app() -> Iterator[FastQ]:
-    app = interruptible.app
-    before = app.settings
-    app.settings = Settings.load({"broker": f"memory://{uuid.uuid4().hex}"})
-    yield app
-    app.close()
-    app.settings = before
+    with in_memory(interruptible.app) as app:
+        yield app
 
 
 @pytest.fixture

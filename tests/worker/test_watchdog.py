@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,11 +16,11 @@ from fastq.broker import Delivery
 from fastq.brokers.memory import MemoryBroker, MemorySubscription
 from fastq.cli.failing import status_of
 from fastq.errors import WorkerStuck
-from fastq.settings import Settings
 from fastq.testing.workers import RunningWorker, running_worker
 from fastq.worker.exiting import ExitCode
 from fastq.worker.watchdog import Judge, Measure, Symptom
 from tests.apps import outages
+from tests.hosts import in_memory
 from tests.ledger import eventually
 
 ROOT = str(Path(__file__).parents[2])
@@ -130,12 +129,8 @@ class HangingBroker(MemoryBroker):
 
 @pytest.fixture
 def app() -> Iterator[FastQ]:
-    app = outages.app
-    before = app.settings
-    app.settings = Settings.load({"broker": f"memory://{uuid.uuid4().hex}"})
-    yield app
-    app.close()
-    app.settings = before
+    with in_memory(outages.app) as app:
+        yield app
 
 
 @pytest.fixture
